@@ -1,0 +1,1 @@
+"""Where containers run: `modal` (the user's account) or `local` (this machine). Runs on: laptop."""

@@ -1,0 +1,31 @@
+"""Bytes to records and back: one class per format. Runs on: both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol
+
+
+class Format(Protocol):
+    """A format whose records are delimited in a byte stream."""
+
+    name: str
+
+    def decoder(self) -> Callable[[bytes], Any]:
+        """A function from one record's bytes to the record. It raises `ValueError` for bytes that are no record."""
+
+    def encoder(self) -> Callable[[Any, bytearray], None]:
+        """A function that appends one encoded record, with its delimiter, to a buffer.
+
+        It raises `TypeError` or `ValueError` for what cannot be written and then leaves the buffer as it was.
+        """
+
+    def raw_records(self, stream: BinaryIO) -> Any:
+        """An iterator over the encoded records of a stream (for JSONL the stream itself: its lines)."""
+
+
+def open_format(name: str) -> Format:
+    """The format by its name in the spec."""
+    from modalbatch.formats.jsonl import JsonlFormat
+
+    return {"jsonl": JsonlFormat}[name]()

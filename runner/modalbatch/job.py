@@ -1,0 +1,345 @@
+"""The Job: what a spec describes, fully decided. Runs on: both.
+
+Owns the frozen dataclasses, their JSON form (defaults left out) and the fingerprint. Refuses nothing: `spec` has
+checked everything before a Job exists. Units: bytes and MiB as int, seconds as float, paths relative to the spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What the container image holds, in the order of the fields."""
+
+    #: `debian_slim`, or {"registry": …}, {"dockerfile": …}, {"name": …}, {"ecr": …}, {"gcp": …} with their keywords.
+    base: str | Json = "debian_slim"
+    #: Minor version of Python in the image, never the caller's.
+    python: str = "3.12"
+    apt: tuple[str, ...] = ()
+    #: Calls of `uv_pip_install`: {"packages": [...], "index_url": …, …}.
+    pip: tuple[Json, ...] = ()
+    #: {"path": spec-relative, "sha256": of the content}, or {"uv_sync": folder, "sha256": …}.
+    requirements: Json | None = None
+    #: {"command": …, "secrets": […], "gpu": …, "volumes": {…}}.
+    run: tuple[Json, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+    #: {"local": spec-relative path, "remote": absolute path, "sha256": of names and bytes}.
+    add_local: tuple[Json, ...] = ()
+    #: Extra local top-level modules to mount; the handler's own is always there.
+    source: tuple[str, ...] = ()
+    #: One Image method each: {"apt_install": ["git"]} or {"run_commands": {"args": […], "kwargs": {…}}}.
+    layers: tuple[Json, ...] = ()
+    #: `module:function`, Image → Image.
+    pipe: str | None = None
+    #: sha256 of a Dockerfile's content, when base is a Dockerfile.
+    base_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """Modal's own keywords of `app.cls`, in Modal's units."""
+
+    gpu: tuple[str, ...] = ()
+    #: Cores: (request,) or (request, limit).
+    cpu: tuple[float, ...] = ()
+    #: MiB: (request,) or (request, limit).
+    memory_mib: tuple[int, ...] = ()
+    ephemeral_disk_mib: int | None = None
+    region: tuple[str, ...] = ()
+    cloud: str | None = None
+    #: One attempt of one split, 1 to 86400.
+    timeout_s: int = 600
+    startup_timeout_s: int | None = None
+    max_containers: int = 100
+    min_containers: int = 0
+    buffer_containers: int = 0
+    scaledown_window_s: int = 60
+    #: Any other keyword of `app.cls`, checked against its signature.
+    modal: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How often a handler call, and a split, is tried again. Delays in seconds."""
+
+    max_retries: int = 3
+    initial_delay_s: float = 1.0
+    backoff_coefficient: float = 2.0
+    max_delay_s: float = 60.0
+
+    def delay_s(self, n_failed: int) -> float:
+        """Seconds to wait after the n-th failure, n from 1."""
+        return min(self.max_delay_s, self.initial_delay_s * self.backoff_coefficient ** max(0, n_failed - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRef:
+    """A Modal secret by name; its values are never here."""
+
+    name: str
+    required_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeRef:
+    """A named Modal Volume, or a bucket mounted read-only or read-write."""
+
+    name: str | None = None
+    version: int | None = None
+    read_only: bool = False
+    create: bool = True
+    #: `s3://bucket/prefix/`, for a CloudBucketMount.
+    bucket: str | None = None
+    #: Name of the secret with the bucket's credentials.
+    credentials: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """The user's function or class."""
+
+    #: `module:name`, relative to the spec's folder.
+    call: str
+    #: To a class's constructor, else keywords of each call.
+    args: Json = field(default_factory=dict)
+    #: None: one record a call. Else lists of at most this many.
+    batch_size: int | None = None
+    #: Calls at a time in one slot.
+    concurrency: int = 1
+    #: Child processes a container.
+    slots: int = 1
+    #: Seconds for one call; None: the split's timeout alone.
+    timeout_s: float | None = None
+    #: Input fields copied to each output record.
+    keep: tuple[str, ...] = ()
+    #: If given, stands for code and image in the fingerprint.
+    version: str | None = None
+
+    @property
+    def module(self) -> str:
+        """The dotted module of `call`."""
+        return self.call.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The cutting rule: at most one of the two is set; neither means `auto`."""
+
+    bytes: int | None = None
+    files: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Where one side's S3 credentials come from; empty means boto3's own chain."""
+
+    #: Modal secret that holds the variables named below.
+    secret: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    session_token: str | None = None
+    role_arn: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where records come from. URIs are logical: local paths relative to the spec's folder."""
+
+    uris: tuple[str, ...]
+    format: str = "jsonl"
+    #: `None`: by suffix of each file; else gz, zst or none.
+    compression: str | None = None
+    split: Split = Split()
+    endpoint_url: str | None = None
+    credentials: Credentials = Credentials()
+    #: `keep` or `drop` output whose input is gone.
+    on_removed: str = "keep"
+    allow_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sink:
+    """Where results go. The URI is logical and ends with a slash."""
+
+    uri: str
+    format: str = "jsonl"
+    #: `none`, `gz` or `zst`.
+    compression: str = "none"
+    endpoint_url: str | None = None
+    credentials: Credentials = Credentials()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnError:
+    """What a record that used up its attempts becomes."""
+
+    #: `dead_letter`, `drop` or `fail`.
+    record: str = "dead_letter"
+    #: How many dead or dropped records a run accepts as success: a count …
+    max_failed: int | None = None
+    #: … or a share of all records, 0 to 1.
+    max_failed_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job. `spec` decides every field; equal jobs compile to equal bytes."""
+
+    name: str
+    handler: Handler
+    source: Source
+    sink: Sink
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    environment: str | None = None
+    image: Image = Image()
+    compute: Compute = Compute()
+    retries: Retries = Retries()
+    #: Exception types, as `module.Name`, that are worth another try.
+    retry_on: tuple[str, ...] = ()
+    secrets: tuple[SecretRef, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    #: Mount path → volume.
+    volumes: dict[str, VolumeRef] = field(default_factory=dict)
+    on_error: OnError = OnError()
+    #: `exactly_once` or `at_least_once`.
+    delivery: str = "exactly_once"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Top-level local modules that the app mounts: the handler's, `image.source`; sorted."""
+        return tuple(sorted({self.handler.module.partition(".")[0], *self.image.source}))
+
+    def to_json(self) -> Json:
+        """Plain data without the fields that are at their default."""
+        data: Json = dump(self)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Json) -> Job:
+        """The job that `to_json` wrote."""
+        return load(cls, data)
+
+
+def dump(value: Any) -> Any:
+    """Dataclasses as dicts without defaults, tuples as lists; order of the fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        out = {}
+        for item in fields(value):
+            got = getattr(value, item.name)
+            default = item.default_factory() if item.default_factory is not MISSING else item.default
+            if got != default:
+                out[item.name] = dump(got)
+        return out
+    if isinstance(value, Mapping):
+        return {key: dump(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [dump(item) for item in value]
+    return value
+
+
+_NESTED: dict[tuple[str, str], Any] = {
+    ("Job", "handler"): Handler, ("Job", "source"): Source, ("Job", "sink"): Sink, ("Job", "image"): Image,
+    ("Job", "compute"): Compute, ("Job", "retries"): Retries, ("Job", "on_error"): OnError,
+    ("Job", "secrets"): SecretRef, ("Job", "volumes"): VolumeRef, ("Source", "split"): Split,
+    ("Source", "credentials"): Credentials, ("Sink", "credentials"): Credentials,
+}  # fmt: skip
+
+
+def load(cls: type[T], data: Json) -> T:
+    """The dataclass that `dump` wrote."""
+    kwargs: Json = {}
+    for name, value in data.items():
+        nested = _NESTED.get((cls.__name__, name))
+        if nested and isinstance(value, list):
+            kwargs[name] = tuple(load(nested, item) for item in value)
+        elif nested and name == "volumes":
+            kwargs[name] = {key: load(nested, item) for key, item in value.items()}
+        elif nested:
+            kwargs[name] = load(nested, value)
+        else:
+            kwargs[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**kwargs)
+
+
+#: Bumped when the list of fields below changes its meaning; pinned by golden jobs in the tests.
+FINGERPRINT_FORMAT = 1
+
+
+def fingerprint(job: Job, code_sha256: str) -> str:
+    """64 hex digits over what decides the job's data, and nothing else (`guarantees.md` section 2).
+
+    `code_sha256` is `hash_code` of the mounted modules. Keys at their default are left out, so that a new key
+    changes no old fingerprint.
+    """
+    decides: Json = {
+        "format": FINGERPRINT_FORMAT,
+        "handler": _only(dump(job.handler), "call", "args", "batch_size", "keep"),
+        "on_error": _only(dump(job.on_error), "record"),
+        "source": _only(dump(job.source), "format", "compression", "split"),
+        "sink": _only(dump(job.sink), "format", "compression"),
+        "env": job.env,
+    }
+    if job.handler.version is not None:
+        decides["version"] = job.handler.version
+    else:
+        decides["code"] = code_sha256
+        image = dump(job.image)
+        # A file's path does not decide data, its content does.
+        decides["image"] = {key: _without_paths(value) for key, value in image.items()}
+    text = json.dumps(decides, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _only(data: Json, *names: str) -> Json:
+    return {name: data[name] for name in names if name in data}
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_paths(item)
+            for key, item in value.items()
+            if not (key in ("path", "local") and "sha256" in value)
+        }
+    return [_without_paths(item) for item in value] if isinstance(value, list) else value
+
+
+def hash_code(modules: Iterable[str], roots: Iterable[Path | str] | None = None) -> str:
+    """sha256 over the `.py` files (LF line ends) of top-level modules, found in `roots` or on `sys.path`.
+
+    Imports nothing. A module that is not there hashes as absent: importing it will say so better.
+    """
+    searched = [Path(root) for root in (sys.path if roots is None else roots)]
+    digest = hashlib.sha256()
+    for module in sorted(modules):
+        for name, path in _module_files(module, searched):
+            content = path.read_bytes().replace(b"\r\n", b"\n")
+            digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _module_files(module: str, roots: list[Path]) -> list[tuple[str, Path]]:
+    for root in roots:
+        if (root / f"{module}.py").is_file():
+            return [(f"{module}.py", root / f"{module}.py")]
+        if (root / module).is_dir():
+            found = sorted((root / module).rglob("*.py"))
+            found = [path for path in found if "__pycache__" not in path.parts]
+            if found:
+                return [(path.relative_to(root).as_posix(), path) for path in found]
+    return []
