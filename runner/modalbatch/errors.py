@@ -63,9 +63,11 @@ class SpecError(ModalbatchError):
 class SpecErrors(ModalbatchError):
     """All mistakes of one or more specs, in the order of the files."""
 
-    def __init__(self, errors: list[SpecError]) -> None:
+    def __init__(self, errors: list[SpecError], *, n_files: int = 1) -> None:
         super().__init__(f"{len(errors)} errors")
         self.errors = errors
+        #: How many specs were looked at.
+        self.n_files = n_files
 
     def render(self) -> str:
         """Every error, one after the other."""
