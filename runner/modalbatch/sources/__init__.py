@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, Protocol
+
+from modalbatch.records import Input, Unit
 
 
-class Input(NamedTuple):
-    """One input object, as the listing saw it."""
-
-    #: Logical URI: what the spec's author would write; never a machine path for a relative spec.
-    uri: str
-    size_bytes: int
-    #: What the bytes are: ETag of an object, sha256 of a local file.
-    identity: str
-    #: What reading compares (see `stores.Entry.pin`).
-    pin: str
-
-
-class Unit(NamedTuple):
-    """A part of one input that is processed as a whole: done-ness is per unit."""
-
-    uri: str
-    identity: str
-    pin: str
-    #: Byte range of the raw object; a line belongs to the unit in which its first byte lies.
-    start: int
-    end: int
-    #: Whether the object must be read whole (compressed): then the range is the whole object.
-    whole: bool
+__all__ = ["Input", "Source", "Unit"]
 
 
 class Source(Protocol):

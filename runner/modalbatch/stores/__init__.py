@@ -37,7 +37,10 @@ class Store(Protocol):
     has_conditional_create: bool
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object whose name starts with `prefix`, recursive, in byte order of the names; lazy. An absent root is empty."""
+        """Every object whose name starts with `prefix`, recursive, in byte order of the names; lazy.
+
+        An absent root is empty.
+        """
 
     def stat(self, name: str) -> Entry | None:
         """The object, or None."""
@@ -65,7 +68,7 @@ class Store(Protocol):
         """
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
-        """Publish a finished local file under a name that nobody else uses, durable and verified; takes the file away."""
+        """Publish a finished local file under a name that nobody else uses, durable and verified; takes the file."""
 
     def replace(self, name: str, data: bytes) -> None:
         """Overwrite (only for `_SUCCESS` and control files)."""

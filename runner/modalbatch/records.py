@@ -1,0 +1,391 @@
+"""What crosses the wire and what stands in a sink: units, splits, receipts, manifests. Runs on: both.
+
+Owns ids, names and JSON forms. Refuses newer formats by name. Reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from modalbatch.errors import StateError
+
+#: Version of receipts, manifests, ledgers and owner.json.
+SINK_FORMAT = 1
+CONTROL = "_modalbatch/"
+OWNER = CONTROL + "owner.json"
+RECEIPTS = CONTROL + "receipts/"
+DEAD = CONTROL + "dead/"
+RUNS = CONTROL + "runs/"
+MANIFESTS = CONTROL + "manifest-"
+SUCCESS = "_SUCCESS"
+PARTS = "part-"
+
+Json = dict[str, Any]
+
+_RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
+_PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
+_DEAD = re.compile(DEAD + r"([0-9a-f]{24})-([0-9a-f]{8})\.jsonl")
+_MANIFEST = re.compile(MANIFESTS + r"([0-9]{6,})(?:-([0-9a-f]{16}))?\.json")
+
+
+class Input(NamedTuple):
+    """One input object, as the listing saw it."""
+
+    #: Logical URI: what the spec's author would write; never a machine path for a relative spec.
+    uri: str
+    size_bytes: int
+    #: What the bytes are: ETag of an object, sha256 of a local file.
+    identity: str
+    #: What reading compares (see `stores.Entry.pin`).
+    pin: str
+
+
+class Unit(NamedTuple):
+    """A part of one input that is processed as a whole: done-ness is per unit."""
+
+    uri: str
+    identity: str
+    pin: str
+    #: Byte range of the raw object; a line belongs to the unit in which its first byte lies.
+    start: int
+    end: int
+    #: Whether the object must be read whole (compressed): then the range is the whole object.
+    whole: bool
+
+    @property
+    def id(self) -> str:
+        """24 hex digits: hash of logical URI, identity and range; never of the job."""
+        return digest(f"{self.uri}\0{self.identity}\0{self.start}-{self.end}")
+
+
+def digest(text: str) -> str:
+    """24 hex digits (96 bits) of sha256: ids of units and splits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Unit of work on the wire: one unit, or a pack of small ones; below 8 KiB of JSON."""
+
+    units: tuple[Unit, ...]
+    #: Number of the manifest being built, or higher where a receipt of that number is void.
+    generation: int
+    fingerprint: str
+    run_id: str
+    #: Logical prefix → actual prefix, for URIs of sources and the sink.
+    roots: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        """The id of the only unit, or the hash of the units' ids."""
+        ids = [unit.id for unit in self.units]
+        return ids[0] if len(ids) == 1 else digest("\0".join(ids))
+
+    def to_text(self) -> str:
+        """JSON for `.map()`."""
+        return encode(
+            {
+                "units": self.units,
+                "generation": self.generation,
+                "fingerprint": self.fingerprint,
+                "run_id": self.run_id,
+                "roots": dict(self.roots),
+            }
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Split:
+        """The split that `to_text` wrote."""
+        data = json.loads(text)
+        data["units"] = tuple(Unit(*unit) for unit in data["units"])
+        return cls(**data)
+
+
+class Part(NamedTuple):
+    """One object of results or dead letters, named relative to the sink."""
+
+    name: str
+    bytes: int
+    sha256: str
+    #: Output records, or dead letters.
+    records: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What became of a split's records: `in_ = out_of + dead + filtered + dropped`."""
+
+    in_: int = 0
+    #: Input records that gave at least one output record, or an empty list of them.
+    out_of: int = 0
+    dead: int = 0
+    filtered: int = 0
+    dropped: int = 0
+    #: Output records.
+    out: int = 0
+    #: Blank lines: not records.
+    blank: int = 0
+
+    def balances(self) -> bool:
+        """Whether every input record is in exactly one place."""
+        return self.in_ == self.out_of + self.dead + self.filtered + self.dropped
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+    def to_json(self) -> Json:
+        """With `in` for `in_`."""
+        return {name.rstrip("_"): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, int]) -> Counts:
+        """What `to_json` wrote; unknown names of a later writer are left out."""
+        return cls(
+            **{
+                name + "_" * (name == "in"): n
+                for name, n in data.items()
+                if name + "_" * (name == "in") in cls.__slots__
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Write-once proof that a split is done; written after its parts."""
+
+    split: str
+    fingerprint: str
+    generation: int
+    #: 32 hex digits, minted by the worker at entry.
+    attempt: str
+    run_id: str
+    units: tuple[Unit, ...]
+    parts: tuple[Part, ...] = ()
+    dead: tuple[Part, ...] = ()
+    counts: Counts = Counts()
+    seconds: float = 0.0
+    container: str = ""
+    gpu: str | None = None
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON; the pins of inputs are left out, they are of one machine."""
+        return encode(self.to_json()).encode()
+
+    def to_json(self) -> Json:
+        """Plain data."""
+        return {
+            "format": SINK_FORMAT,
+            "split": self.split,
+            "fingerprint": self.fingerprint,
+            "generation": self.generation,
+            "attempt": self.attempt,
+            "run_id": self.run_id,
+            "inputs": [[unit.uri, unit.identity, unit.start, unit.end] for unit in self.units],
+            "parts": self.parts,
+            "dead": self.dead,
+            "counts": self.counts.to_json(),
+            "seconds": round(self.seconds, 3),
+            "container": self.container,
+            "gpu": self.gpu,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Receipt:
+        """What `to_json` wrote.
+
+        Raises:
+            StateError: a newer format, or not a receipt.
+        """
+        check_format(data, "receipt")
+        try:
+            return cls(
+                split=data["split"],
+                fingerprint=data["fingerprint"],
+                generation=data["generation"],
+                attempt=data["attempt"],
+                run_id=data["run_id"],
+                units=tuple(Unit(uri, identity, "", start, end, False) for uri, identity, start, end in data["inputs"]),
+                parts=tuple(Part(*part) for part in data["parts"]),
+                dead=tuple(Part(*part) for part in data["dead"]),
+                counts=Counts.from_json(data["counts"]),
+                seconds=data["seconds"],
+                container=data["container"],
+                gpu=data["gpu"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"not a receipt: {error!r}") from error
+
+
+def parse_receipt(data: bytes) -> Receipt:
+    """The receipt in a sink's object.
+
+    Raises:
+        StateError: torn, altered or newer.
+    """
+    return Receipt.from_json(parse_json(data, "receipt"))
+
+
+class ReceiptName(NamedTuple):
+    """A receipt's name, taken apart."""
+
+    split: str
+    fp8: str
+    generation: int
+    #: Empty where the store has conditional create and the name alone is the commit point.
+    attempt: str
+
+
+def receipt_name(split: str, fingerprint: str, generation: int, attempt: str = "") -> str:
+    """`_modalbatch/receipts/<split>.<fp8>.g<n>.json`, or `…/<attempt>.json` below it where creates are not atomic."""
+    stem = f"{RECEIPTS}{split}.{fingerprint[:8]}.g{generation}"
+    return f"{stem}/{attempt}.json" if attempt else f"{stem}.json"
+
+
+def parse_receipt_name(name: str) -> ReceiptName | None:
+    """The pieces of a name of exactly our form, else None."""
+    match = _RECEIPT.fullmatch(name)
+    return ReceiptName(match[1], match[2], int(match[3]), match[4] or "") if match else None
+
+
+def part_name(split: str, attempt: str, suffix: str) -> str:
+    """`part-<split>-<attempt8><suffix>`."""
+    return f"{PARTS}{split}-{attempt[:8]}{suffix}"
+
+
+def dead_name(split: str, attempt: str) -> str:
+    """`_modalbatch/dead/<split>-<attempt8>.jsonl`."""
+    return f"{DEAD}{split}-{attempt[:8]}.jsonl"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a part's or dead letter object's name has exactly our form."""
+    return bool(_PART.fullmatch(name) or _DEAD.fullmatch(name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One write-once piece of a manifest: JSON lines, a live receipt each, with its name."""
+
+    name: str
+    sha256: str
+    receipts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The index of live receipts after a run; write-once, numbered from 1."""
+
+    number: int
+    run_id: str
+    #: Fingerprints whose receipts count as done.
+    accepted: tuple[str, ...]
+    segments: tuple[Segment, ...] = ()
+    #: Names of receipts that are void for ever and may be swept.
+    retired: tuple[str, ...] = ()
+    counts: Counts = Counts()
+    n_receipts: int = 0
+    part_bytes: int = 0
+    extra: Json = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        data = asdict(self) | {"format": SINK_FORMAT, "counts": self.counts.to_json()}
+        return encode(data).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """What `to_bytes` wrote.
+
+        Raises:
+            StateError: torn, altered or newer.
+        """
+        plain = parse_json(data, "manifest")
+        check_format(plain, "manifest")
+        try:
+            return cls(
+                number=plain["number"],
+                run_id=plain["run_id"],
+                accepted=tuple(plain["accepted"]),
+                segments=tuple(Segment(**segment) for segment in plain["segments"]),
+                retired=tuple(plain["retired"]),
+                counts=Counts.from_json(plain["counts"]),
+                n_receipts=plain["n_receipts"],
+                part_bytes=plain["part_bytes"],
+                extra=plain["extra"],
+            )
+        except (KeyError, TypeError) as error:
+            raise StateError(f"not a manifest: {error!r}") from error
+
+
+def manifest_name(number: int, sha256: str = "") -> str:
+    """`_modalbatch/manifest-000007.json`; with a content hash where creates are not atomic."""
+    return f"{MANIFESTS}{number:06d}{'-' + sha256[:16] if sha256 else ''}.json"
+
+
+def parse_manifest_name(name: str) -> tuple[int, str] | None:
+    """Number and content hash of a name of our form, else None (segments have another form)."""
+    match = _MANIFEST.fullmatch(name)
+    return (int(match[1]), match[2] or "") if match else None
+
+
+def segment_name(number: int, index: int, sha256: str) -> str:
+    """`_modalbatch/manifest-000007.<index>-<sha16>.jsonl`: unique to its content."""
+    return f"{MANIFESTS}{number:06d}.{index:04d}-{sha256[:16]}.jsonl"
+
+
+def actual_uri(uri: str, roots: Mapping[str, str]) -> str:
+    """Where a logical URI is read here: the longest matching prefix of `roots` replaced; URIs with a scheme and
+    absolute paths stand for themselves unless a root says otherwise."""
+    best = max((prefix for prefix in roots if prefix and uri.startswith(prefix)), key=len, default="")
+    if best:
+        return roots[best] + uri[len(best) :]
+    if "://" in uri or uri.startswith("/") or "" not in roots:
+        return uri
+    return roots[""].rstrip("/") + "/" + uri
+
+
+def encode(data: object) -> str:
+    """Canonical JSON: sorted keys, no spaces."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def parse_json(data: bytes, what: str) -> Json:
+    """A JSON object.
+
+    Raises:
+        StateError: torn or altered.
+    """
+    try:
+        plain = json.loads(data)
+    except ValueError as error:
+        raise StateError(f"a {what} is torn or altered: {error}") from error
+    if not isinstance(plain, dict):
+        raise StateError(f"a {what} is altered: not a JSON object")
+    return plain
+
+
+def check_format(data: Mapping[str, Any], what: str) -> None:
+    """Refuse what a later version wrote.
+
+    Raises:
+        StateError: with the hint to upgrade.
+    """
+    found = data.get("format")
+    if found != SINK_FORMAT:
+        raise StateError(
+            f"this {what} has format {found!r}, this version reads up to {SINK_FORMAT}",
+            hint="pip install --upgrade modalbatch",
+        )
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """The sum."""
+    result = Counts()
+    for item in counts:
+        result = result + item
+    return result
