@@ -35,7 +35,7 @@ class Image:
     run: tuple[Json, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     workdir: str | None = None
-    #: {"local": spec-relative path, "remote": absolute path, "sha256": of names and bytes}.
+    #: {"local": spec-relative path (a folder's ends with `/`), "remote": absolute path, "sha256": of names and bytes}.
     add_local: tuple[Json, ...] = ()
     #: Extra local top-level modules to mount; the handler's own is always there.
     source: tuple[str, ...] = ()
@@ -274,6 +274,34 @@ def load(cls: type[T], data: Json) -> T:
         else:
             kwargs[name] = tuple(value) if isinstance(value, list) else value
     return cls(**kwargs)
+
+
+def data_volume(job: Job) -> str | None:
+    """The Modal Volume of a job with local data: staged inputs and the mirror of a local sink; None without any.
+
+    Modal allows 64 characters; the names of long jobs are cut and told apart by a hash.
+    """
+    if all("://" in uri for uri in (*job.source.uris, job.sink.uri)):
+        return None
+    name = f"modalbatch-{job.name}"
+    return name if len(name) <= 64 else f"{name[:55]}-{hashlib.sha256(job.name.encode()).hexdigest()[:8]}"
+
+
+def volume_paths(job: Job) -> dict[str, str]:
+    """Modal Volume to mount path, for the volumes that hold the job's data: source, sink, `data_volume`.
+
+    Worker, driver and inspect mount them at the same paths; a volume that the spec mounts stays where it is.
+    """
+    uris = (*job.source.uris, job.sink.uri)
+    names = [uri.removeprefix("volume://").partition("/")[0] for uri in uris if uri.startswith("volume://")]
+    given = {ref.name: path for path, ref in job.volumes.items()}
+    paths: dict[str, str] = {}
+    for name in sorted({*names, *filter(None, [data_volume(job)])}):
+        path = given.get(name) or f"/mnt/{name}"
+        while name not in given and path in job.volumes:
+            path += "-data"
+        paths[name] = path
+    return paths
 
 
 #: Bumped when the list of fields below changes its meaning; pinned by golden jobs in the tests.
