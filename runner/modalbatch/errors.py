@@ -110,6 +110,12 @@ class InputChangedError(ModalbatchError):
     exit_code = 75
 
 
+class CorruptInputError(ModalbatchError):
+    """The bytes of an input are not what its name says: a broken archive, or a compression nobody named."""
+
+    exit_code = 1
+
+
 class NotFoundError(ModalbatchError):
     """An object that must exist does not."""
 

@@ -6,7 +6,7 @@ or receipts: `sources` and `sinks` are built on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
@@ -36,10 +36,11 @@ class Store(Protocol):
     #: Whether `create` is atomic among writers everywhere.
     has_conditional_create: bool
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
         """Every object whose name starts with `prefix`, recursive, in byte order of the names; lazy.
 
-        An absent root is empty.
+        An absent root is empty. A store may leave out what lies in a folder (`sub/`, relative to the root) for which
+        `descend` says no.
         """
 
     def stat(self, name: str) -> Entry | None:
@@ -78,6 +79,9 @@ class Store(Protocol):
 
     def spool_dir(self) -> Path:
         """An existing folder where `put_file` is cheapest."""
+
+    def sweep_unfinished(self, older_than_s: float) -> int:
+        """Remove what writers that died left half-written (temp files, open uploads) and is older; how many."""
 
     def commit(self) -> None:
         """Make our writes visible to others (Modal Volumes); elsewhere nothing."""
