@@ -1,0 +1,149 @@
+r"""The lines of a byte range. Runs on: both.
+
+Owns the cut: a line belongs to the range in which its first byte lies, so ranges side by side hold every line once,
+wherever they are cut. A line ends with `\n` and nothing else. Works on blocks: a range costs what its bytes cost.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import BinaryIO
+
+#: How much is asked for beyond a range at first, to finish its last line without another request.
+TAIL_BYTES = 64 << 10
+#: How much more at a time, for lines that are longer.
+_MORE_BYTES = 4 << 20
+_BLOCK_BYTES = 256 << 10
+#: Enough for a byte order mark and for the magic numbers of archives.
+_HEAD_BYTES = 4
+_BOM = b"\xef\xbb\xbf"
+
+#: Bytes [start, end) of the object, as a raw stream; less where the object ends.
+OpenRange = Callable[[int, int], BinaryIO]
+
+
+class LineRange(io.RawIOBase):
+    """Exactly the lines that begin in [start, end) of an object; without the byte order mark of its first line.
+
+    The first byte is the one after the first newline at or after `start - 1`; the last is the first newline at or
+    after `end - 1`. Memory: one block. Closes: the object's stream, as soon as the last line is read.
+    """
+
+    def __init__(
+        self, open_range: OpenRange, start: int, end: int, *, check_head: Callable[[bytes], None] | None = None
+    ) -> None:
+        super().__init__()
+        self._open_range = open_range
+        #: Sees the first bytes of the object, when the range begins there.
+        self._check_head = check_head
+        #: Bytes before this offset belong to lines of the range, once the first line has begun.
+        self._sure_end = max(start, end - 1)
+        self._position = max(0, start - 1)
+        self._stream: BinaryIO | None = None
+        self._stream_end = min(self._position, self._sure_end)
+        #: Bytes that are read and not given out yet.
+        self._ready = b""
+        self._n_given = 0
+        self._is_begun = False
+        self._is_done = start >= end
+        #: Offset in the object of the first byte given out; right after the first read.
+        self.first_byte = start
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes given out so far."""
+        return self._n_given
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer with the next bytes of the range's lines."""
+        if not self._is_begun:
+            self._is_begun = True
+            if not self._is_done:
+                self._begin()
+        view = memoryview(buffer)
+        if self._ready:
+            n_bytes = min(len(view), len(self._ready))
+            view[:n_bytes] = self._ready[:n_bytes]
+            self._ready = self._ready[n_bytes:]
+        elif self._is_done:
+            n_bytes = 0
+        elif self._position < self._sure_end:
+            n_bytes = self._fill(view[: self._sure_end - self._position])
+            if not n_bytes:
+                self._finish()
+        else:
+            n_bytes = self._fill(view[:_BLOCK_BYTES])
+            at = bytes(view[:n_bytes]).find(b"\n")
+            if at >= 0:
+                n_bytes = at + 1
+            if at >= 0 or not n_bytes:
+                self._finish()
+        self._n_given += n_bytes
+        return n_bytes
+
+    def close(self) -> None:
+        """Close the object's stream."""
+        if not self.closed:
+            super().close()
+            self._finish()
+
+    def _begin(self) -> None:
+        """Go to the first line that begins in the range."""
+        if self._position == self.first_byte == 0:
+            self._begin_object()
+            return
+        while self._position < self._sure_end:
+            block = self._take(min(_BLOCK_BYTES, self._sure_end - self._position))
+            at = block.find(b"\n")
+            if at >= 0:
+                self._ready = block[at + 1 :]
+                self.first_byte = self._position - len(self._ready)
+                return
+            if not block:
+                break
+        # No line begins here: the one that runs through the range belongs to an earlier range.
+        self._finish()
+
+    def _begin_object(self) -> None:
+        head = self._take(_HEAD_BYTES)
+        if self._check_head:
+            self._check_head(head)
+        at = head.find(b"\n", self._sure_end)
+        if at >= 0 or len(head) < _HEAD_BYTES:
+            self._finish()
+        self._ready = head[: at + 1] if at >= 0 else head
+        if head.startswith(_BOM):
+            self.first_byte = len(_BOM)
+            self._ready = self._ready[len(_BOM) :]
+
+    def _take(self, n_bytes: int) -> bytes:
+        """The next bytes; fewer only at the end of the object."""
+        data = bytearray(n_bytes)
+        n_got = 0
+        while n_got < n_bytes and (n_more := self._fill(memoryview(data)[n_got:])):
+            n_got += n_more
+        return bytes(data[:n_got])
+
+    def _fill(self, view: memoryview) -> int:
+        """Read from the object, opening the next piece where one ends."""
+        if self._stream is None or self._position >= self._stream_end:
+            reach = TAIL_BYTES if self._stream is None else _MORE_BYTES
+            self._close_stream()
+            self._stream_end = max(self._position, self._sure_end) + reach
+            self._stream = self._open_range(self._position, self._stream_end)
+        n_bytes: int = self._stream.readinto(view)  # type: ignore[attr-defined]
+        self._position += n_bytes
+        return n_bytes
+
+    def _finish(self) -> None:
+        self._is_done = True
+        self._close_stream()
+
+    def _close_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
