@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 from modalbatch import __version__
 from modalbatch.compiler import expressions
 from modalbatch.compiler.layout import assign, fit
-from modalbatch.compiler.state import app_file
+from modalbatch.compiler.state import app_file, default_path, state_dir
 from modalbatch.job import Job, fingerprint, hash_code
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def emit(job: Job, *, spec_name: str, spec_dir: str, fingerprint: str) -> str:
+def emit(job: Job, *, spec_name: str, spec_dir: str, fingerprint: str, app_name: str = "") -> str:
     """The app's source.
 
-    `spec_name` and `fingerprint` stand in its header only; `spec_dir` is the spec's folder relative to the app's,
-    with `/` between segments.
+    `spec_dir` is the spec's folder relative to the app's, with `/` between segments; the names and the fingerprint
+    stand in the header only.
 
     Raises:
         UsageError: the job names a method or a keyword that is not Modal's.
@@ -36,33 +36,39 @@ def emit(job: Job, *, spec_name: str, spec_dir: str, fingerprint: str) -> str:
     return _page().render(
         version=__version__,
         spec_name=_comment(spec_name),
-        app_name=_comment(app_file(job.name)),
+        spec_path=_comment(f"{spec_dir}/{spec_name}"),
+        app_name=_comment(app_name or app_file(job.name)),
         fingerprint=_comment(fingerprint)[:8],
         spec_dir=expressions.spec_folder(spec_dir),
         job=assign("JOB", expressions.job_literal(job)),
         shared=[f"{name} = {assign(name, node)}" for name, node in shared.items()],
         app=assign("app", expressions.app_call(job)),
-        worker=fit(expressions.worker_call(job, shared)),
+        worker=fit(expressions.worker_call(job, shared)) + expressions.concurrent_call(job),
         drive=fit(expressions.function_call(shared, expressions.DRIVE_TIMEOUT_S)),
         inspect=fit(expressions.function_call(shared, expressions.INSPECT_TIMEOUT_S)),
     )
 
 
-def compile_app(job: Job, spec_path: Path, app_path: Path) -> str:
-    """The app of a spec as it belongs at `app_path`; reads the handler's source for the fingerprint."""
+def compile_app(job: Job, spec_path: Path, app_path: Path | None = None) -> str:
+    """The app of a spec as it belongs at `app_path`, else in `.modalbatch/`; reads the handler, writes nothing."""
     spec_dir = spec_path.resolve().parent
-    relative = os.path.relpath(spec_dir, app_path.resolve().parent)
+    app_path = app_path or default_path(spec_dir, job.name)
     code = hash_code(job.modules, [spec_dir])
     return emit(
         job,
         spec_name=spec_path.name,
-        spec_dir=Path(relative).as_posix(),
+        spec_dir=Path(os.path.relpath(spec_dir, app_path.resolve().parent)).as_posix(),
         fingerprint=fingerprint(job, code),
+        app_name=app_path.name,
     )
 
 
-def write_app(job: Job, spec_path: Path, app_path: Path) -> Path:
-    """Write the app of a spec, whole or not at all; an app that is up to date keeps its time."""
+def write_app(job: Job, spec_path: Path, app_path: Path | None = None) -> Path:
+    """Write the app of a spec, whole or not at all, and say where; an app that is up to date keeps its time."""
+    if app_path is None:
+        spec_dir = spec_path.resolve().parent
+        state_dir(spec_dir)
+        app_path = default_path(spec_dir, job.name)
     source = compile_app(job, spec_path, app_path).encode()
     if app_path.is_file() and app_path.read_bytes() == source:
         return app_path
@@ -77,7 +83,7 @@ def write_app(job: Job, spec_path: Path, app_path: Path) -> Path:
 def _comment(text: str) -> str:
     # A comment ends at any line break that Python knows, and one with a coding cookie re-reads the whole file:
     # what is left of a name here can be neither.
-    return re.sub(r"[^A-Za-z0-9._-]", "?", text)
+    return re.sub(r"[^A-Za-z0-9._/-]", "?", text)
 
 
 @cache

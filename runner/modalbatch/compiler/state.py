@@ -14,8 +14,7 @@ def state_dir(spec_dir: Path) -> Path:
 
     The folder exists afterwards and is ignored by git.
     """
-    home = os.environ.get("MODALBATCH_HOME")
-    folder = Path(home).expanduser().resolve() if home else _root(spec_dir.resolve()) / ".modalbatch"
+    folder = _state_path(spec_dir)
     folder.mkdir(parents=True, exist_ok=True)
     ignore = folder / ".gitignore"
     if not ignore.exists():
@@ -23,14 +22,19 @@ def state_dir(spec_dir: Path) -> Path:
     return folder
 
 
-def app_path(spec_dir: Path, name: str) -> Path:
-    """Where the app of the job `name` is written: its file name never shadows a module of the user."""
-    return state_dir(spec_dir) / "apps" / name / app_file(name)
+def default_path(spec_dir: Path, name: str) -> Path:
+    """Where the app of the job `name` goes unless someone says otherwise; creates nothing."""
+    return _state_path(spec_dir) / "apps" / name / app_file(name)
 
 
 def app_file(name: str) -> str:
-    """The file name of a job's app."""
+    """The file name of a job's app, which shadows no module of the user."""
     return f"mb_{name.replace('-', '_')}.py"
+
+
+def _state_path(spec_dir: Path) -> Path:
+    home = os.environ.get("MODALBATCH_HOME")
+    return Path(home).expanduser().resolve() if home else _root(spec_dir.resolve()) / ".modalbatch"
 
 
 def _root(folder: Path) -> Path:
