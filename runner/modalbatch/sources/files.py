@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -24,12 +23,11 @@ from modalbatch.formats.compression import infer_compression, open_decompressor,
 from modalbatch.sources import Input, Unit
 from modalbatch.sources.glob import Pattern, has_wildcard, split_pattern
 from modalbatch.sources.identity import IdentityCache, hash_stream
-from modalbatch.sources.lines import LineRange
+from modalbatch.sources.lines import LineRange, LineStream
 from modalbatch.stores import Entry, Store, open_store
 
 #: A range of `split: auto`.
 AUTO_BYTES = 8 << 20
-_BUFFER_BYTES = 1 << 20
 #: Files below this are hashed where they are met: a thread would cost more.
 _SMALL_BYTES = 64 << 10
 _N_HASHED_AHEAD = 16
@@ -90,7 +88,7 @@ class FileSource:
                 yield Unit(uri, identity, pin, start, min(start + step, size_bytes), False)
 
     def open(self, unit: Unit) -> BinaryIO:
-        """The unit's lines. Memory: 1 MiB and what the decompressor needs."""
+        """The unit's lines. Memory: half a MiB, or the longest line, and what the decompressor needs."""
         store, name = self._place(self._actual(unit.uri) or unit.uri)
         if unit.whole:
             stream = store.open(name, pin=unit.pin)
@@ -107,7 +105,7 @@ class FileSource:
                 unit.end,
                 check_head=partial(refuse_compressed, name=unit.uri),
             )
-        return cast("BinaryIO", BufferedReader(lines, _BUFFER_BYTES))
+        return cast("BinaryIO", LineStream(lines))
 
     def _compression(self, uri: str) -> str:
         return self._source.compression or infer_compression(uri)
