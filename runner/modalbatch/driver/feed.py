@@ -1,0 +1,89 @@
+"""The feed: splits on their way to the workers, behind a bounded window. Runs on: container.
+
+`.map()` reads its generator to the end as fast as it can and yields exceptions without their input, so: never more than
+`window` splits are out, an exception only lowers the count, and what is missing at the end of a round is fed again. The
+feed never raises: it ends, and keeps its error for the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from modalbatch.records import Split
+
+
+class Feed:
+    """An asynchronous source of splits that hears what became of them."""
+
+    def __init__(
+        self, window: int, thread: ThreadPoolExecutor, next_round: Callable[[], Iterator[Split] | None]
+    ) -> None:
+        self._window = asyncio.Semaphore(window)
+        #: The one thread that touches source, sink listing and index.
+        self._thread = thread
+        #: Called when everything that was fed is settled: the next splits to feed, or None to end.
+        self._next_round = next_round
+        self._splits: Iterator[Split] = iter(())
+        self._again: list[tuple[float, int, Split]] = []
+        self._order = itertools.count()
+        self._moved = asyncio.Event()
+        self._is_open = True
+        self.n_out = 0
+        self.n_fed = 0
+        self.error: BaseException | None = None
+
+    def stop(self) -> None:
+        """Feed nothing more; what is out may finish."""
+        self._is_open = False
+        self._moved.set()
+
+    def settled(self) -> None:
+        """One split came back, however."""
+        self.n_out -= 1
+        self._window.release()
+        self._moved.set()
+
+    def again(self, split: Split, delay_s: float) -> None:
+        """Feed this split once more, later. Order: before `settled` of the same split."""
+        heapq.heappush(self._again, (time.monotonic() + delay_s, next(self._order), split))
+        self._moved.set()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            while True:
+                await self._window.acquire()
+                split = await self._next()
+                if split is None:
+                    return
+                self.n_out += 1
+                self.n_fed += 1
+                yield split.to_text()
+        except Exception as error:  # a feed that raises would take the map down with everything that is running
+            self.error = error
+
+    async def _next(self) -> Split | None:
+        loop = asyncio.get_running_loop()
+        while self._is_open:
+            if self._again and self._again[0][0] <= time.monotonic():
+                return heapq.heappop(self._again)[2]
+            split = await loop.run_in_executor(self._thread, next, self._splits, None)
+            if split is not None:
+                return split
+            if not self.n_out and not self._again:
+                splits = await loop.run_in_executor(self._thread, self._next_round)
+                if splits is None:
+                    return None
+                self._splits = splits
+                continue
+            self._moved.clear()
+            wait_s = max(0.0, self._again[0][0] - time.monotonic()) if self._again else None
+            try:
+                await asyncio.wait_for(self._moved.wait(), wait_s)
+            except asyncio.TimeoutError:
+                continue  # a retry is due
+        return None

@@ -1,0 +1,274 @@
+"""The driver's index: what is done and what is wanted, in a temporary SQLite file. Runs on: both.
+
+Owns the answer to "which receipts are live". Memory: constant; a million splits live on the driver's disk, not in its heap.
+It is thrown away after the run: the sink is the state.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from modalbatch.records import Counts, Receipt, Unit, encode, parse_receipt_name
+
+_SCHEMA = """
+CREATE TABLE object (name TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
+CREATE TABLE receipt (
+  name TEXT PRIMARY KEY, split TEXT, fp8 TEXT, generation INTEGER,
+  live INTEGER DEFAULT 0,      -- listed by the newest manifest
+  accepted INTEGER DEFAULT 0,  -- of a fingerprint whose results count as done
+  chosen INTEGER DEFAULT 0,    -- live after this run
+  fresh INTEGER DEFAULT 0,     -- written by this run
+  kept INTEGER DEFAULT 0,      -- in a segment that stays as it is
+  json TEXT                    -- null: not read, of another fingerprint, or retired
+) WITHOUT ROWID;
+CREATE INDEX receipt_split ON receipt (split, fp8);
+CREATE TABLE cover (unit TEXT PRIMARY KEY, uri TEXT, receipt TEXT, seen INTEGER DEFAULT 0) WITHOUT ROWID;
+CREATE INDEX cover_receipt ON cover (receipt);
+CREATE TABLE want (unit TEXT PRIMARY KEY, seq INTEGER, json TEXT) WITHOUT ROWID;
+CREATE TABLE listed (uri TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE was (uri TEXT, accepted INTEGER, PRIMARY KEY (uri, accepted)) WITHOUT ROWID;
+"""
+
+
+class Tally(NamedTuple):
+    """A plan in numbers, units each (see `plan`)."""
+
+    #: Wanted and done.
+    kept: int
+    #: Wanted, not done, and nothing was ever done for this input.
+    new: int
+    #: Wanted, not done, and an older state of the same input is live …
+    changed: int
+    #: … of which so many because the handler or an option changed, not the input.
+    by_code: int
+    #: Inputs with live output that are gone; their output is kept or dropped as the spec says.
+    removed: int
+
+
+class Totals(NamedTuple):
+    """Sums over the receipts that are live after this run."""
+
+    counts: Counts
+    n_receipts: int
+    part_bytes: int
+
+
+class Index:
+    """One plan's working memory."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="modalbatch-index-")
+        self._db = sqlite3.connect(Path(self._folder.name) / "index.db", isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.execute("PRAGMA cache_size = -16000")
+        self._db.executescript(_SCHEMA)
+        self._db.execute("BEGIN")
+        self._seq = 0
+
+    def close(self) -> None:
+        """Closes: the file, and removes it."""
+        self._db.close()
+        self._folder.cleanup()
+
+    # -- what the sink holds
+
+    def add_object(self, name: str, n_bytes: int) -> None:
+        """A part or dead-letter object that exists."""
+        self._db.execute("INSERT OR REPLACE INTO object VALUES (?, ?)", (name, n_bytes))
+
+    def forget_objects(self) -> None:
+        """Before the sink is listed again."""
+        self._db.execute("DELETE FROM object")
+
+    def add_receipt(self, name: str) -> None:
+        """A receipt's name that the sink lists; without its content it counts for nothing."""
+        found = parse_receipt_name(name)
+        if found:
+            sql = "INSERT OR IGNORE INTO receipt (name, split, fp8, generation) VALUES (?, ?, ?, ?)"
+            self._db.execute(sql, (name, found.split, found.fp8, found.generation))
+
+    def fill_receipt(self, name: str, receipt: Receipt, *, live: bool, accepted: bool) -> bool:
+        """The content of a listed receipt; False when the sink does not list it: then it is void."""
+        sql = "UPDATE receipt SET live = ?, accepted = ?, json = ? WHERE name = ?"
+        values = (int(live), int(accepted), encode(receipt.to_json()), name)
+        found = self._db.execute(sql, values).rowcount == 1
+        if live:
+            rows = [(unit.uri, int(accepted)) for unit in receipt.units]
+            self._db.executemany("INSERT OR IGNORE INTO was VALUES (?, ?)", rows)
+        return found
+
+    def unread(self, fp8s: Iterable[str]) -> list[str]:
+        """Listed receipts of these fingerprints whose content is not known."""
+        marks = list(fp8s)
+        sql = f"SELECT name FROM receipt WHERE json IS NULL AND fp8 IN ({','.join('?' * len(marks))}) ORDER BY name"  # noqa: S608
+        return [name for (name,) in self._db.execute(sql, marks)]
+
+    def choose(self) -> None:
+        """Decide which receipts count: usable ones, manifest first, then generation, no unit twice."""
+        self._db.execute("UPDATE receipt SET chosen = 0")
+        self._db.execute("DELETE FROM cover")
+        rows = self._db.execute(
+            "SELECT name, json FROM receipt WHERE accepted ORDER BY live DESC, generation DESC, name"
+        )
+        for name, text in rows:
+            self._consider(name, receipt_of(text))
+
+    def has_parts(self, receipt: Receipt) -> bool:
+        """Whether every object that the receipt names is there with its size."""
+        for part in receipt.parts + receipt.dead:
+            row = self._db.execute("SELECT bytes FROM object WHERE name = ?", (part.name,)).fetchone()
+            if row is None or row[0] != part.bytes:
+                return False
+        return True
+
+    def _consider(self, name: str, receipt: Receipt) -> bool:
+        if not self.has_parts(receipt):
+            return False
+        ids = [unit.id for unit in receipt.units]
+        marks = ",".join("?" * len(ids))
+        if self._db.execute(f"SELECT 1 FROM cover WHERE unit IN ({marks}) LIMIT 1", ids).fetchone():  # noqa: S608
+            return False  # another receipt, better or equal, has some of these inputs
+        self._db.execute("UPDATE receipt SET chosen = 1 WHERE name = ?", (name,))
+        self._db.executemany(
+            "INSERT INTO cover (unit, uri, receipt) VALUES (?, ?, ?)",
+            [(unit_id, unit.uri, name) for unit_id, unit in zip(ids, receipt.units, strict=True)],
+        )
+        return True
+
+    def accept(self, name: str, receipt: Receipt) -> bool:
+        """A receipt that this run produced; its parts were verified when they were written, and are listed again later."""
+        for part in receipt.parts + receipt.dead:
+            self.add_object(part.name, part.bytes)
+        self.add_receipt(name)
+        self.fill_receipt(name, receipt, live=False, accepted=True)
+        self._db.execute("UPDATE receipt SET fresh = 1 WHERE name = ?", (name,))
+        done = self._consider(name, receipt)
+        if done:
+            self._db.executemany("UPDATE cover SET seen = 1 WHERE unit = ?", [(unit.id,) for unit in receipt.units])
+        return done
+
+    # -- what the source holds
+
+    def want(self, unit: Unit) -> bool:
+        """Note a wanted unit; True iff it is not done."""
+        unit_id = unit.id
+        self._seq += 1
+        self._db.execute("INSERT OR IGNORE INTO want VALUES (?, ?, ?)", (unit_id, self._seq, json.dumps(unit)))
+        self._db.execute("INSERT OR IGNORE INTO listed VALUES (?)", (unit.uri,))
+        return self._db.execute("UPDATE cover SET seen = 1 WHERE unit = ?", (unit_id,)).rowcount == 0
+
+    def settle_removed(self, on_removed: str) -> None:
+        """After the whole source was listed: give up receipts that mix what is wanted with what is not any more.
+
+        A receipt stays iff each of its units is wanted, or its input is gone and `on_removed` is `keep`. What an older
+        handler made of an input that is gone stays too: nobody can make it again.
+        """
+        keep = on_removed == "keep"
+        gone = "AND EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri)" if keep else ""
+        self._db.execute(
+            f"UPDATE receipt SET chosen = 0 WHERE name IN (SELECT receipt FROM cover WHERE seen = 0 {gone})"  # noqa: S608
+        )
+        self._db.execute("DELETE FROM cover WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)")
+        if keep:
+            rows = self._db.execute("SELECT name, json FROM receipt WHERE live AND NOT accepted AND json IS NOT NULL")
+            for name, text in rows.fetchall():
+                receipt = receipt_of(text)
+                if not any(self._is_listed(unit.uri) for unit in receipt.units):
+                    self._consider(name, receipt)
+
+    def _is_listed(self, uri: str) -> bool:
+        return self._db.execute("SELECT 1 FROM listed WHERE uri = ?", (uri,)).fetchone() is not None
+
+    def missing(self) -> Iterator[Unit]:
+        """Wanted units that no chosen receipt covers, in listing order."""
+        rows = self._db.execute(
+            "SELECT json FROM want WHERE NOT EXISTS (SELECT 1 FROM cover WHERE cover.unit = want.unit) ORDER BY seq"
+        )
+        for (text,) in rows:
+            yield Unit(*json.loads(text))
+
+    def n_missing(self) -> int:
+        """How many."""
+        return self._count("SELECT count(*) FROM want WHERE unit NOT IN (SELECT unit FROM cover)")
+
+    def n_wanted(self) -> int:
+        """How many units the source has."""
+        return self._count("SELECT count(*) FROM want")
+
+    def generation(self, split: str, fingerprint: str, at_least: int) -> int:
+        """The generation for a new attempt: higher than every receipt of the split that is void."""
+        sql = "SELECT max(generation) FROM receipt WHERE split = ? AND fp8 = ?"
+        highest = self._db.execute(sql, (split, fingerprint[:8])).fetchone()[0]
+        return max(at_least, (highest or 0) + 1)
+
+    # -- the outcome
+
+    def has_fresh(self) -> bool:
+        """Whether this run adds receipts."""
+        return bool(self._count("SELECT EXISTS (SELECT 1 FROM receipt WHERE chosen AND fresh)"))
+
+    def keep_if_chosen(self, names: list[str]) -> bool:
+        """Mark all of these receipts as kept, if each is chosen."""
+        chosen = all(
+            self._db.execute("SELECT 1 FROM receipt WHERE name = ? AND chosen", (name,)).fetchone() for name in names
+        )
+        if chosen:
+            self._db.executemany("UPDATE receipt SET kept = 1 WHERE name = ?", [(name,) for name in names])
+        return chosen
+
+    def has_rest(self) -> bool:
+        """Whether any chosen receipt is not kept."""
+        return bool(self._count("SELECT EXISTS (SELECT 1 FROM receipt WHERE chosen AND NOT kept)"))
+
+    def rest(self) -> Iterator[tuple[str, Receipt]]:
+        """Chosen receipts that are not kept, by name."""
+        for name, text in self._db.execute("SELECT name, json FROM receipt WHERE chosen AND NOT kept ORDER BY name"):
+            yield name, receipt_of(text)
+
+    def unchosen(self) -> Iterator[str]:
+        """Receipts seen at planning that are not live after this run, by name."""
+        for (name,) in self._db.execute("SELECT name FROM receipt WHERE NOT chosen AND NOT fresh ORDER BY name"):
+            yield name
+
+    def totals(self) -> Totals:
+        """Sums over all chosen receipts."""
+        totals: Counter[str] = Counter()
+        n_receipts = n_bytes = 0
+        for (text,) in self._db.execute("SELECT json FROM receipt WHERE chosen"):
+            receipt = json.loads(text)
+            totals.update(receipt["counts"])
+            n_bytes += sum(part[1] for part in receipt["parts"])
+            n_receipts += 1
+        return Totals(Counts.from_json(totals), n_receipts, n_bytes)
+
+    def lost(self) -> list[str]:
+        """Chosen receipts whose parts, as listed now, are not all there."""
+        rows = self._db.execute("SELECT name, json FROM receipt WHERE chosen AND fresh")
+        return [name for name, text in rows if not self.has_parts(receipt_of(text))]
+
+    def tally(self) -> Tally:
+        """The plan in numbers; after `settle_removed`."""
+        missing = "SELECT json_extract(json, '$[0]') AS uri FROM want WHERE unit NOT IN (SELECT unit FROM cover)"
+        kept = self._count("SELECT count(*) FROM want JOIN cover USING (unit)")
+        changed = self._count(f"SELECT count(*) FROM ({missing}) WHERE uri IN (SELECT uri FROM was)")  # noqa: S608
+        by_code = self._count(
+            f"SELECT count(*) FROM ({missing}) WHERE uri IN (SELECT uri FROM was) "  # noqa: S608
+            "AND uri NOT IN (SELECT uri FROM was WHERE accepted)"
+        )
+        removed = self._count("SELECT count(DISTINCT uri) FROM was WHERE uri NOT IN (SELECT uri FROM listed)")
+        return Tally(kept, self.n_missing() - changed, changed, by_code, removed)
+
+    def _count(self, sql: str) -> int:
+        return int(self._db.execute(sql).fetchone()[0])
+
+
+def receipt_of(text: str) -> Receipt:
+    """A receipt from the index."""
+    return Receipt.from_json(json.loads(text))

@@ -1,0 +1,41 @@
+"""The ledger: the story of one run, in the sink. Runs on: container. Never the truth: nothing is ever decided from it."""
+
+from __future__ import annotations
+
+import time
+
+from modalbatch.records import RUNS, SINK_FORMAT, encode
+from modalbatch.stores import Store
+
+#: Events in one object, and seconds that one may wait.
+MOST_EVENTS = 1000
+MOST_SECONDS = 10.0
+
+
+class Ledger:
+    """Appends events; writes them as numbered objects, since object stores cannot append."""
+
+    def __init__(self, store: Store, run_id: str, driver_id: str) -> None:
+        self._store = store
+        self._stem = f"{RUNS}{run_id}/ledger-{driver_id}"
+        self._lines: list[str] = []
+        self._n_objects = 0
+        self._written_at = time.monotonic()
+
+    def add(self, event: str, **data: object) -> None:
+        """Note an event; wall-clock time is for people only."""
+        self._lines.append(encode({"format": SINK_FORMAT, "event": event, "at": round(time.time(), 3), **data}))
+
+    def is_due(self) -> bool:
+        """Whether enough has gathered to be written."""
+        waited = time.monotonic() - self._written_at >= MOST_SECONDS
+        return len(self._lines) >= MOST_EVENTS or bool(self._lines and waited)
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        if self._lines:
+            data = "\n".join(self._lines) + "\n"
+            self._lines.clear()
+            self._store.replace(f"{self._stem}-{self._n_objects:06d}.jsonl", data.encode())
+            self._n_objects += 1
+        self._written_at = time.monotonic()

@@ -1,0 +1,248 @@
+"""The plan: job x listing x receipts. Runs on: both.
+
+Owns which splits are to be done: reads the sink into an index, enumerates the source lazily, packs small inputs. Writes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from modalbatch.driver.index import Index, Tally
+from modalbatch.errors import NotFoundError, StateError
+from modalbatch.job import Job
+from modalbatch.records import (
+    CONTROL,
+    SINK_FORMAT,
+    Json,
+    Manifest,
+    Receipt,
+    Split,
+    Unit,
+    is_ours,
+    parse_receipt_name,
+)
+from modalbatch.sinks.objects import ObjectSink
+from modalbatch.sources import Source
+
+#: A pack of small inputs: at most this much data, …
+PACK_BYTES = 64 << 20
+#: … so many units, …
+PACK_UNITS = 100
+#: … and so much reference on the wire.
+PACK_WIRE_BYTES = 6000
+#: Units above this size are never packed.
+SMALL_BYTES = 4 << 20
+#: Small units that are looked at before the first pack is made.
+LOOK_AHEAD = 2048
+#: Receipts read at the same time.
+READERS = 16
+
+
+@dataclass(slots=True)
+class Sight:
+    """What planning saw of the sink."""
+
+    manifest: Manifest | None
+    #: Fingerprints whose receipts count as done, the job's own among them.
+    accepted: tuple[str, ...]
+
+    @property
+    def generation(self) -> int:
+        """Number of the manifest that a run now would write."""
+        return (self.manifest.number if self.manifest else 0) + 1
+
+
+def check_owner(job: Job, sink: ObjectSink, *, into_existing: bool = False, adopt: bool = False) -> None:
+    """Refuse a sink of another job, and foreign data before the first run.
+
+    Raises:
+        StateError: with the option that overrides.
+    """
+    owner = sink.owner()
+    if owner is None:
+        foreign = next((e.name for e in sink.store.list() if not e.name.startswith(CONTROL)), None)
+        if foreign and not into_existing:
+            raise StateError(
+                f"the sink `{job.sink.uri}` already holds data that is not of modalbatch, for example `{foreign}`",
+                hint="use an empty sink, or add --into-existing to write beside it",
+            )
+        return
+    theirs = owner["name"], owner["environment"]
+    if theirs != (job.name, job.environment) and not adopt:
+        raise StateError(
+            f"the sink `{job.sink.uri}` belongs to job `{theirs[0]}`"
+            + (f" in environment `{theirs[1]}`" if theirs[1] else ""),
+            hint="give this job a sink of its own, or take this one over with --adopt",
+        )
+
+
+def owner_of(job: Job) -> Json:
+    """What owner.json says of this job."""
+    rule = {"bytes": job.source.split.bytes, "files": job.source.split.files}
+    return {"format": SINK_FORMAT, "name": job.name, "environment": job.environment, "split": rule}
+
+
+def read_sink(sink: ObjectSink, index: Index, fingerprint: str, *, keep: bool) -> Sight:
+    """Fill the index with what the sink holds and decide what is done.
+
+    `keep`: results under the fingerprints that the newest manifest accepts count as this job's.
+    """
+    sink.refresh()
+    manifest = sink.newest()
+    accepted = {fingerprint}
+    if manifest and (keep or fingerprint in manifest.accepted):
+        accepted.update(manifest.accepted)
+    retired = set(manifest.retired) if manifest else set()
+    for entry in sink.store.list():
+        if is_ours(entry.name):
+            index.add_object(entry.name, entry.size_bytes)
+        elif parse_receipt_name(entry.name):
+            index.add_receipt(entry.name)
+    for name, receipt in sink.live(manifest):
+        index.fill_receipt(name, receipt, live=True, accepted=receipt.fingerprint in accepted)
+    unread = [name for name in index.unread(fp[:8] for fp in accepted) if name not in retired]
+    for name, found in _read_receipts(sink, unread):
+        if found and found.fingerprint in accepted:
+            index.fill_receipt(name, found, live=False, accepted=True)
+    index.choose()
+    return Sight(manifest, tuple(sorted(accepted)))
+
+
+def _read_receipts(sink: ObjectSink, names: Sequence[str]) -> Iterator[tuple[str, Receipt | None]]:
+    with ThreadPoolExecutor(READERS, "modalbatch-receipts") as threads:
+        for start in range(0, len(names), READERS * 64):  # bounded: futures and receipts of one slice at a time
+            chosen = names[start : start + READERS * 64]
+            yield from zip(chosen, threads.map(lambda name: _receipt(sink, name), chosen), strict=True)
+
+
+def _receipt(sink: ObjectSink, name: str) -> Receipt | None:
+    try:
+        return sink.read_receipt(name)
+    except StateError:
+        return None  # torn: it counts for nothing, and is retired by the next manifest
+
+
+def enumerate_missing(source: Source, index: Index) -> Iterator[Unit]:
+    """Wanted units that are not done, in listing order; lazy.
+
+    After the last one the index knows the whole source: `settle_removed` may then bring up more (`index.missing`).
+    """
+    for unit in source.units():
+        if index.want(unit):
+            yield unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitMaker:
+    """Turns units into splits."""
+
+    fingerprint: str
+    run_id: str
+    roots: Mapping[str, str]
+    index: Index
+    generation: int
+    #: Containers that could work at the same time: while few splits are out, packs stay small.
+    containers: int
+
+    def splits(self, units: Iterator[Unit]) -> Iterator[Split]:
+        """One split for a large unit, packs of small ones. Memory: `LOOK_AHEAD` units."""
+        n_made, small = 0, []
+        for unit in units:
+            if unit.end - unit.start > SMALL_BYTES:
+                yield self.split([unit])
+                n_made += 1
+                continue
+            small.append(unit)
+            if len(small) >= LOOK_AHEAD:
+                for pack in self._packs(small, n_made):
+                    yield self.split(pack)
+                    n_made += 1
+                small = []
+        for pack in self._packs(small, n_made):
+            yield self.split(pack)
+
+    def split(self, units: list[Unit]) -> Split:
+        """The split of these units, in a generation that no void receipt of it has."""
+        roots = dict(self.folders)
+        roots.update((unit.uri, self.roots[unit.uri]) for unit in units if unit.uri in self.roots)
+        split = Split(
+            units=tuple(units),
+            generation=self.generation,
+            fingerprint=self.fingerprint,
+            run_id=self.run_id,
+            roots=roots,
+        )
+        generation = self.index.generation(split.id, self.fingerprint, self.generation)
+        return split if generation == self.generation else replace(split, generation=generation)
+
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Roots of folders, which every split carries; single staged files go with their own split only."""
+        return {prefix: root for prefix, root in self.roots.items() if not prefix or prefix.endswith("/")}
+
+    def _packs(self, units: list[Unit], n_made: int) -> Iterator[list[Unit]]:
+        # Enough packs for everyone first, large packs later.
+        lacking = max(0, 4 * self.containers - n_made)
+        most_units = min(PACK_UNITS, max(1, len(units) // lacking)) if lacking else PACK_UNITS
+        n_bytes = sum(unit.end - unit.start for unit in units)
+        most_bytes = min(PACK_BYTES, max(1, n_bytes // lacking)) if lacking else PACK_BYTES
+        pack: list[Unit] = []
+        size = wire = 0
+        for unit in units:
+            more, text = unit.end - unit.start, len(unit.uri) + len(unit.identity) + len(unit.pin) + 40
+            full = len(pack) >= most_units or size + more > most_bytes or wire + text > PACK_WIRE_BYTES
+            if pack and full:
+                yield pack
+                pack, size, wire = [], 0, 0
+            pack.append(unit)
+            size += more
+            wire += text
+        if pack:
+            yield pack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What `plan` shows."""
+
+    tally: Tally
+    n_units: int
+    sight: Sight
+
+    @property
+    def n_todo(self) -> int:
+        """Units to process."""
+        return self.tally.new + self.tally.changed
+
+
+def plan(job: Job, sink: ObjectSink, source: Source, fingerprint: str, *, keep: bool) -> Plan:
+    """List everything and count; writes nothing.
+
+    Raises:
+        NotFoundError: the source is empty and the spec does not allow it.
+    """
+    index = Index()
+    try:
+        sight = read_sink(sink, index, fingerprint, keep=keep)
+        for _ in enumerate_missing(source, index):
+            pass
+        check_not_empty(job, index)
+        index.settle_removed(job.source.on_removed)
+        return Plan(tally=index.tally(), n_units=index.n_wanted(), sight=sight)
+    finally:
+        index.close()
+
+
+def check_not_empty(job: Job, index: Index) -> None:
+    """After the whole source was listed.
+
+    Raises:
+        NotFoundError: it has no input and `source.allow_empty` is not set.
+    """
+    if not job.source.allow_empty and index.n_wanted() == 0:
+        uris = ", ".join(f"`{uri}`" for uri in job.source.uris)
+        raise NotFoundError(f"no input matches {uris}", hint="check source.uri, or set `source: {allow_empty: true}`")

@@ -1,0 +1,96 @@
+"""Publishing: from chosen receipts to the next manifest. Runs on: container.
+
+Owns the commit point of a run. Writes nothing when nothing live changes and nothing is to be retired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from modalbatch.driver.index import Index
+from modalbatch.driver.plan import Sight
+from modalbatch.records import Manifest, Receipt, Segment, encode, is_ours, segment_name
+from modalbatch.sinks.objects import ObjectSink
+
+#: Receipts in one segment: a run rewrites only the segments that lost one.
+SEGMENT_RECEIPTS = 10_000
+
+
+class Moved(Exception):
+    """The sink is not what the plan saw: plan again."""
+
+
+def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manifest | None:
+    """Write the next manifest. The one that is live now: the new one, or the old one when nothing changes.
+
+    Raises:
+        Moved: another run published meanwhile, or a part of this run is gone.
+    """
+    old = sight.manifest
+    sink.refresh()
+    if sink.newest_number() != sight.generation - 1:
+        raise Moved("another run published")
+    if index.has_fresh():
+        _check_parts(sink, index)
+    segments = [segment for segment in (old.segments if old else ()) if _keep(sink, index, segment)]
+    retired = tuple(index.unchosen())
+    is_same = (
+        old is not None
+        and not index.has_rest()
+        and len(segments) == len(old.segments)
+        and set(retired) <= set(old.retired)
+        and sight.accepted == old.accepted
+    )
+    if is_same:
+        return old
+    segments += _write_segments(sink, index.rest(), sight.generation)
+    totals = index.totals()
+    manifest = Manifest(
+        number=sight.generation,
+        run_id=run_id,
+        accepted=sight.accepted,
+        segments=tuple(segments),
+        retired=retired,
+        counts=totals.counts,
+        n_receipts=totals.n_receipts,
+        part_bytes=totals.part_bytes,
+    )
+    if not sink.publish(manifest):
+        raise Moved("another run published first")
+    return manifest
+
+
+def _check_parts(sink: ObjectSink, index: Index) -> None:
+    index.forget_objects()
+    for entry in sink.store.list():
+        if is_ours(entry.name):
+            index.add_object(entry.name, entry.size_bytes)
+    if lost := index.lost():
+        raise Moved(f"{len(lost)} receipts of this run name parts that are gone, for example `{lost[0]}`")
+
+
+def _keep(sink: ObjectSink, index: Index, segment: Segment) -> bool:
+    """Whether an old segment can be listed again as it is: each of its receipts is still live."""
+    return index.keep_if_chosen([name for name, _ in sink.live_in(segment)])
+
+
+def _write_segments(sink: ObjectSink, rows: Iterator[tuple[str, Receipt]], number: int) -> list[Segment]:
+    segments: list[Segment] = []
+    lines: list[str] = []
+
+    def write() -> None:
+        data = ("\n".join(lines) + "\n").encode()
+        sha256 = hashlib.sha256(data).hexdigest()
+        name = segment_name(number, len(segments), sha256)
+        sink.write_segment(name, data)
+        segments.append(Segment(name=name, sha256=sha256, receipts=len(lines)))
+        lines.clear()
+
+    for name, receipt in rows:
+        lines.append(encode({"name": name, **receipt.to_json()}))
+        if len(lines) == SEGMENT_RECEIPTS:
+            write()
+    if lines:
+        write()
+    return segments

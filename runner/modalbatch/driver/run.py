@@ -1,0 +1,416 @@
+"""One run, from the driver's first line to `_SUCCESS`. Runs on: container.
+
+Owns the order: epoch, plan, feed, manifest, sweep, `_SUCCESS`. A returned value or an
+exception of a worker only triggers a look at the receipt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from modalbatch.driver import runs
+from modalbatch.driver.feed import Feed
+from modalbatch.driver.index import Index
+from modalbatch.driver.ledger import Ledger
+from modalbatch.driver.plan import SplitMaker, check_not_empty, check_owner, enumerate_missing, owner_of, read_sink
+from modalbatch.driver.publish import Moved, publish
+from modalbatch.driver.sweep import sweep
+from modalbatch.driver.verdict import Verdict, judge
+from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
+from modalbatch.job import Job, fingerprint, hash_code
+from modalbatch.records import Counts, Json, Manifest, Receipt, Split, encode
+from modalbatch.sinks import live_parts, open_sink
+from modalbatch.sinks.objects import ObjectSink
+from modalbatch.sources import open_source
+
+#: `Worker().process.map.aio`, or what a harness puts in its place.
+Map = Callable[..., AsyncIterator[Any]]
+Report = Callable[[Json], Awaitable[None]]
+
+#: Splits out for each thread of a worker: enough that none waits for the driver.
+WINDOW_PER_THREAD = 2
+#: Seconds between looks at stop and epoch, and between reports of progress.
+LOOK_S = 1.0
+REPORT_S = 0.5
+#: Times that everything may be planned again because the sink moved.
+MAX_PLANS = 5
+#: Rounds of feeding what came back without a receipt, after the first.
+MAX_ROUNDS = 3
+#: Starts that may fail before any record was done (`guarantees.md` section 5).
+MAX_FAILED_STARTS = 2
+
+
+async def drive(job: Mapping[str, Any], request: str, map_splits: Map, report: Report | None = None) -> str:
+    """Run the job; JSON text of the outcome: `status`, `exit_code`, counts, and what went wrong.
+
+    Never raises for what a person can mend: that is in the outcome. Retry-safe: yes; another driver may take over.
+    """
+    started = time.monotonic()
+    run = Run(Job.from_json(dict(job)), runs.Request.from_text(request), map_splits, report or _modal_report(job))
+    try:
+        outcome = await run.run()
+    except ModalbatchError as error:
+        outcome = run.verdict("failed", error=error)
+    finally:
+        run.close()
+    data = outcome.to_json() | {"run_id": run.request.run_id, "seconds": round(time.monotonic() - started, 3)}
+    await run.finish(data)
+    return encode(data)
+
+
+def _modal_report(job: Mapping[str, Any]) -> Report:
+    async def report(progress: Json) -> None:
+        import modal
+
+        entries = modal.Dict.from_name(f"modalbatch-{job['name']}", create_if_missing=True)
+        await entries.put.aio(progress["run_id"], encode(progress))
+
+    return report
+
+
+class Run:
+    """State of one driver."""
+
+    def __init__(self, job: Job, request: runs.Request, map_splits: Map, report: Report) -> None:
+        self.job, self.request, self._map, self._report = job, request, map_splits, report
+        self.driver_id = secrets.token_hex(8)
+        self.fingerprint = fingerprint(job, hash_code(job.modules))
+        self.sink: ObjectSink = open_sink(job, request.roots, in_container=True)
+        self.source = open_source(
+            job,
+            request.roots,
+            in_container=True,
+            identity_cache=request.identity_cache,
+            manifest_parts=live_parts,
+        )
+        self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id)
+        self.epoch = 0
+        #: The one thread for listing, index and control objects; another pool for receipts.
+        self._thread = ThreadPoolExecutor(1, "modalbatch-index")
+        self._readers = ThreadPoolExecutor(8, "modalbatch-receipts")
+        self.phase = "listing"
+        self.counts = Counts()
+        self.n_done = self.n_failed = self.n_kept = self.n_todo = 0
+        self.todo_is_known = False
+        self._failures: dict[str, int] = {}
+        self._failed: dict[str, Json] = {}
+        self._n_failed_starts = 0
+        self._stop_error: ModalbatchError | None = None
+        self._is_asked_to_stop = False
+
+    def close(self) -> None:
+        """Closes: threads."""
+        self._thread.shutdown(wait=False)
+        self._readers.shutdown(wait=False)
+
+    # -- the order of a run
+
+    async def run(self) -> Verdict:
+        """Plan, feed, publish; again when the sink moved meanwhile."""
+        if self.request.fingerprint not in ("", self.fingerprint):
+            raise StateError("the driver sees other files than the command did", hint="apply again")
+        await self._off(self._begin)
+        for _ in range(MAX_PLANS):
+            index = Index()
+            try:
+                verdict = await self._plan_and_run(index)
+            except Moved as moved:
+                self.ledger.add("moved", why=str(moved))
+                continue
+            finally:
+                await self._off(index.close)
+            return verdict
+        raise BusyError("other runs keep changing the sink", hint="apply again when they are done")
+
+    def _begin(self) -> None:
+        request, job = self.request, self.job
+        check_owner(job, self.sink, into_existing=request.into_existing, adopt=request.adopt)
+        if job.delivery == "exactly_once" and self.sink.store.has_conditional_create and self.sink.owner() is None:
+            self.sink.store.probe()
+        self.sink.claim(owner_of(job))
+        runs.begin(self.sink, request, job.name, self.fingerprint, time.time())
+        self.epoch = runs.take_epoch(self.sink, request.run_id, self.driver_id)
+        self.ledger.add("driver_started", driver=self.driver_id, epoch=self.epoch, fingerprint=self.fingerprint)
+
+    async def _plan_and_run(self, index: Index) -> Verdict:
+        self._index = index
+        self._sight = await self._off(read_sink, self.sink, index, self.fingerprint, keep=self.request.keep)
+        self._maker = SplitMaker(
+            fingerprint=self.fingerprint,
+            run_id=self.request.run_id,
+            roots=self.request.roots,
+            index=index,
+            generation=self._sight.generation,
+            containers=self.request.containers,
+        )
+        self._round = 0
+        self.phase, self.todo_is_known = "running", False
+        threads = self.request.containers * (self.job.handler.slots + 1)
+        feed = Feed(max(4, WINDOW_PER_THREAD * threads), self._thread, self._next_round)
+        self._feed = feed
+        looking = asyncio.create_task(self._look(feed))
+        try:
+            await self._consume(feed)
+        finally:
+            looking.cancel()
+        if feed.error is not None:
+            raise feed.error if isinstance(feed.error, ModalbatchError) else _internal(feed.error)
+        if self._stop_error is not None:
+            return self.verdict("stopped", error=self._stop_error)
+        if self._is_asked_to_stop:
+            return self.verdict("stopped")
+        verdict: Verdict = await self._off(self._publish)
+        return verdict
+
+    def _publish(self) -> Verdict:
+        index = self._index
+        missing = index.n_missing()
+        if missing:
+            return self.verdict("failed", error=self._why_missing(missing))
+        if runs.newest_epoch(self.sink, self.request.run_id) > self.epoch:
+            raise BusyError("another driver of this run took over", hint=f"modalbatch status {self.request.run_id}")
+        self.phase = "publishing"
+        fence = judge(self.job, index.totals().counts, is_final=True)
+        if fence.code == FenceError.exit_code:
+            return self.verdict("failed", error=fence.error)
+        manifest = publish(self.sink, index, self._sight, self.request.run_id)
+        verdict = self.verdict("done", manifest=manifest)
+        self.ledger.add("published", manifest=manifest.number if manifest else 0)
+        request = self.request
+        engine = request.engine
+        sweep(
+            self.sink,
+            manifest,
+            timeout_s=self.job.compute.timeout_s,
+            none_is_running=lambda: (
+                engine.get("kind") == "local"
+                and runs.none_is_running(
+                    self.sink, engine["home"], engine["id"], run_id=request.run_id, epoch=self.epoch
+                )
+            ),
+        )
+        if verdict.exit_code == 0 and manifest:
+            self.sink.mark_success(manifest)
+        return verdict
+
+    def _why_missing(self, n_missing: int) -> ModalbatchError:
+        failed = next(iter(self._failed.values()), None)
+        hint = "apply again: what is done stays done"
+        if failed is None:
+            return UnavailableError(f"{n_missing} splits came back without a receipt", hint=hint)
+        message = f"{n_missing} inputs or ranges are not done: {failed['message']}"
+        return UnavailableError(message, hint=failed.get("hint") or hint)
+
+    # -- feeding
+
+    def _next_round(self) -> Iterator[Split] | None:
+        """On the index thread: first what the source holds and is not done, then what came back without a receipt."""
+        index = self._index
+        self._round += 1
+        if self._round == 1:
+            return self._first_round()
+        if self._round == 2:
+            check_not_empty(self.job, index)
+            index.settle_removed(self.job.source.on_removed)
+        if self._round > 2 + MAX_ROUNDS or not index.n_missing():
+            return None
+        units = [unit for unit in index.missing() if unit.uri not in self._changed_inputs()]
+        return self._maker.splits(iter(units)) if units else None
+
+    def _first_round(self) -> Iterator[Split]:
+        index, is_first = self._index, True
+        for split in self._maker.splits(enumerate_missing(self.source, index)):
+            if is_first:
+                # `_SUCCESS` goes before the first receipt of a run that changes the sink.
+                self.sink.unmark_success()
+                is_first = False
+            self.n_todo += 1
+            yield split
+        self.todo_is_known = True
+        self.n_kept = index.n_wanted() - index.n_missing()
+
+    def _changed_inputs(self) -> set[str]:
+        return {uri for failed in self._failed.values() for uri in failed.get("uris", ())}
+
+    async def _consume(self, feed: Feed) -> None:
+        pending: set[asyncio.Task[None]] = set()
+        async for answer in self._map(feed.__aiter__(), order_outputs=False, return_exceptions=True):
+            task = asyncio.create_task(self._settle(feed, answer))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        if pending:
+            await asyncio.gather(*pending)
+
+    async def _settle(self, feed: Feed, answer: Any) -> None:
+        """What one split came back with."""
+        try:
+            if isinstance(answer, BaseException):
+                # The map does not say whose exception it is: the next round feeds what has no receipt.
+                self.ledger.add("lost", error=f"{type(answer).__name__}: {answer}"[:500])
+            else:
+                await self._settle_answer(feed, json.loads(answer))
+        except ModalbatchError as error:
+            self._stop(feed, error)
+        finally:
+            feed.settled()
+            if self.ledger.is_due():
+                await self._off(self.ledger.flush)
+
+    async def _settle_answer(self, feed: Feed, answer: Json) -> None:
+        status = answer["status"]
+        if status == "done":
+            await self._accept(answer)
+        elif status == "again":
+            feed.again(Split.from_text(answer["task"]), 0.0)
+        elif status == "start_failed" and not self.counts.in_:
+            self._n_failed_starts += 1
+            if self._n_failed_starts >= MAX_FAILED_STARTS:
+                self._stop(feed, _start_error(answer["error"]))
+            else:
+                feed.again(Split.from_text(answer["task"]), 0.0)
+        elif status == "refused":
+            self._stop(feed, UnavailableError(answer["message"], hint="apply again"))
+        elif status == "record_failed":
+            self._stop(feed, _record_error(answer["letter"]))
+        else:
+            self._retry(feed, answer)
+
+    async def _accept(self, answer: Json) -> None:
+        loop = asyncio.get_running_loop()
+        name = answer["receipt"]
+        receipt = await loop.run_in_executor(self._readers, self.sink.read_receipt, name)
+        if receipt is None:
+            self.ledger.add("receipt_missing", receipt=name)
+            return
+        if not await self._off(self._index.accept, name, receipt):
+            self.ledger.add("receipt_not_used", receipt=name)
+            return
+        self.n_done += 1
+        self.counts = self.counts + receipt.counts
+        self._note_split(receipt)
+        fence = judge(self.job, self.counts, is_final=False).error
+        if fence is not None:
+            self._stop(self._feed, fence)
+
+    def _note_split(self, receipt: Receipt) -> None:
+        self.ledger.add(
+            "split_done",
+            split=receipt.split,
+            attempt=receipt.attempt,
+            counts=receipt.counts.to_json(),
+            seconds=round(receipt.seconds, 3),
+            container=receipt.container,
+        )
+
+    def _retry(self, feed: Feed, answer: Json) -> None:
+        """A failed attempt: again, with back-off, unless its input changed or its tries are used up."""
+        split = Split.from_text(answer["task"])
+        n_failed = self._failures[split.id] = self._failures.get(split.id, 0) + 1
+        message = answer.get("message") or answer.get("error", {}).get("message", "")
+        self.ledger.add("split_failed", split=split.id, error=answer.get("error"), message=message, attempt=n_failed)
+        changed = answer.get("error") == "InputChangedError"
+        if not changed and n_failed <= self.job.retries.max_retries:
+            feed.again(split, self.job.retries.delay_s(n_failed))
+            return
+        self.n_failed += 1
+        self._failed[split.id] = {
+            "message": message,
+            "hint": answer.get("hint"),
+            "uris": [unit.uri for unit in split.units],
+        }
+
+    def _stop(self, feed: Feed, error: ModalbatchError) -> None:
+        self._stop_error = self._stop_error or error
+        feed.stop()
+
+    async def _look(self, feed: Feed) -> None:
+        """Every second: has somebody asked to stop, or another driver taken over? Twice a second: tell the progress."""
+        next_look = 0.0
+        while True:
+            await self._tell()
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + LOOK_S
+                run_id = self.request.run_id
+                if await self._off(runs.is_stopping, self.sink, run_id):
+                    self._is_asked_to_stop = True
+                    feed.stop()
+                if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
+                    self._stop(feed, BusyError("another driver of this run took over"))
+            await asyncio.sleep(REPORT_S)
+
+    async def _tell(self) -> None:
+        try:
+            await self._report(self.progress())
+        except Exception as error:  # progress is a courtesy: whatever happens to it must not touch the run
+            self.ledger.add("progress_failed", error=f"{type(error).__name__}: {error}"[:200])
+
+    def progress(self) -> Json:
+        """What a person wants to see now."""
+        return {
+            "run_id": self.request.run_id,
+            "phase": self.phase,
+            "counts": self.counts.to_json(),
+            "splits": {
+                "done": self.n_done,
+                "kept": self.n_kept,
+                "failed": self.n_failed,
+                "todo": self.n_todo,
+                "is_total": self.todo_is_known,
+            },
+            "at": round(time.time(), 3),
+        }
+
+    # -- the end
+
+    def verdict(
+        self, status: str, *, error: ModalbatchError | None = None, manifest: Manifest | None = None
+    ) -> Verdict:
+        """The outcome with this run's numbers."""
+        return Verdict.of(
+            self.job,
+            status,
+            error=error,
+            manifest=manifest,
+            counts=self.counts,
+            splits={"done": self.n_done, "kept": self.n_kept, "failed": self.n_failed},
+        )
+
+    async def finish(self, outcome: Json) -> None:
+        """The last words: ledger, end of the run, progress. A sink that is gone cannot take them."""
+        self.ledger.add("driver_ended", status=outcome["status"], exit_code=outcome["exit_code"])
+        if self.epoch:
+            try:
+                self.ledger.flush()
+                runs.end(self.sink, self.request.run_id, outcome)
+            except ModalbatchError:
+                return
+
+    async def _off(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run something that waits for disk or network on the index thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+
+def _internal(error: BaseException) -> InternalError:
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
+def _start_error(error: Json) -> ModalbatchError:
+    return ModalbatchError(
+        f"the handler does not start: {error['type']}: {error['message']}\n{error['traceback']}".rstrip(),
+        hint="mend it, then apply again",
+    )
+
+
+def _record_error(letter: Json) -> ModalbatchError:
+    error, position = letter["error"], letter["position"]
+    return FenceError(
+        f"{letter['uri']}: record {position['ordinal']}: {error['type']}: {error['message']}",
+        hint="`on_error: fail` stops at the first failed record; `on_error: dead_letter` sets it aside",
+    )

@@ -1,0 +1,168 @@
+"""Trying records until each has a result or a failure: one generator for sync, threaded and async slots.
+
+Runs on: container. Owns the policy of `guarantees.md` section 5 for what a handler raises. It never calls and never
+sleeps itself: it yields what to do, so that the same policy runs in a loop, a thread and a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+from modalbatch.job import Job, Retries
+from modalbatch.runtime.handler import Failure, Handler, Record, Reject, describe, is_transient, retry_after_s
+
+Decode = Callable[[bytes], Record]
+
+
+class Item(NamedTuple):
+    """One record on its way, with its place."""
+
+    #: Line of the split, from 0, blank ones counted.
+    ordinal: int
+    #: Bytes from the first line of its unit.
+    offset: int
+    #: As read; decoded anew for another try, since a handler may change what it is given.
+    line: bytes
+    record: Record
+
+
+class Call(NamedTuple):
+    """Call the handler with these records; the answer is the list of results, or what it raised."""
+
+    items: list[Item]
+    again: bool
+
+
+class Sleep(NamedTuple):
+    """Wait; the answer is None."""
+
+    seconds: float
+
+
+Steps = Generator["Call | Sleep", Any, list[Any]]
+
+
+class Policy:
+    """How often and when a failed call is repeated."""
+
+    def __init__(self, job: Job) -> None:
+        self.retries: Retries = job.retries
+        self.retry_on = frozenset(job.retry_on)
+
+    def settle(self, items: list[Item], failed: BaseException | None = None) -> Steps:
+        """A result or a `Failure` for each record. `failed`: what the first call, already made, has raised."""
+        n_failed, last = 0, None
+        again = failed is not None
+        while True:
+            error = failed
+            if error is None:
+                try:
+                    results = yield Call(items, again)
+                except (Exception, SystemExit) as raised:
+                    error = raised
+                else:
+                    return (yield from self._settle_single(items, results))
+            failed, again = None, True
+            n_failed += 1
+            delay_s = self.delay_s(error, n_failed, last)
+            if len(items) > 1 and not is_transient(error, self.retry_on):
+                delay_s = None  # the halves are the next try
+            if delay_s is None:
+                if len(items) == 1:
+                    return [failure(error, n_failed)]
+                middle = (len(items) + 1) // 2
+                first = yield from self.settle(items[:middle])
+                return first + (yield from self.settle(items[middle:]))
+            last = signature(error)
+            if delay_s:
+                yield Sleep(delay_s)
+
+    def _settle_single(self, items: list[Item], results: list[Any]) -> Steps:
+        """Batches may answer with an exception for single records: those are tried on their own."""
+        for index, result in enumerate(results):
+            if isinstance(result, Exception):
+                results[index] = (yield from self.settle([items[index]], result))[0]
+        return results
+
+    def delay_s(self, error: BaseException, n_failed: int, last: str | None) -> float | None:
+        """Seconds before the next try; None: no more tries."""
+        if isinstance(error, Reject) or n_failed > self.retries.max_retries:
+            return None
+        if is_transient(error, self.retry_on):
+            asked = retry_after_s(error)
+            return self.retries.delay_s(n_failed) if asked is None else asked
+        if signature(error) == last:
+            return None  # the same error on the same record twice: it will not change
+        # The first repetition only asks whether the error is deterministic, so it does not wait.
+        return 0.0 if n_failed == 1 else self.retries.delay_s(n_failed - 1)
+
+
+def failure(error: BaseException, attempts: int) -> Failure:
+    """An exception that nobody will try again, as data."""
+    cause = "rejected" if isinstance(error, Reject) else "oom" if isinstance(error, MemoryError) else "raised"
+    return Failure(cause, describe(error), attempts)
+
+
+def signature(error: BaseException) -> str:
+    """What makes two errors the same one."""
+    described = describe(error)
+    return f"{described['type']}: {described['message']}"
+
+
+class Runner:
+    """Carries out steps in a thread or in a task."""
+
+    def __init__(self, handler: Handler, decode: Decode, tick: Callable[[bool], None]) -> None:
+        self.handler, self.decode = handler, decode
+        #: Hears of each new try (False) and of each wait's beginning (True).
+        self.tick = tick
+
+    def records(self, call: Call) -> list[Record]:
+        """What the handler is given: never an object that an earlier try may have changed."""
+        if not call.again:
+            return [item.record for item in call.items]
+        self.tick(False)
+        return [self.decode(item.line) for item in call.items]
+
+    def run(self, steps: Steps) -> list[Any]:
+        """In this thread."""
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Sleep):
+                    self.tick(True)
+                    time.sleep(step.seconds)
+                    step = steps.send(None)
+                    continue
+                records = self.records(step)
+                try:
+                    results = self.handler.call(records)
+                except (Exception, SystemExit) as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(results)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    async def run_async(self, steps: Steps) -> list[Any]:
+        """In this task."""
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Sleep):
+                    self.tick(True)
+                    await asyncio.sleep(step.seconds)
+                    step = steps.send(None)
+                    continue
+                records = self.records(step)
+                try:
+                    results = await self.handler.call_async(records)
+                except (Exception, SystemExit) as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(results)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]

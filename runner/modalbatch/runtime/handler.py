@@ -1,0 +1,204 @@
+"""The user's handler: found, constructed and called in one way. Runs on: container.
+
+Owns the contract of a handler: function, class, generator, coroutine; one record or a batch. Classifies what it raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from modalbatch.errors import ModalbatchError
+
+if TYPE_CHECKING:
+    from modalbatch.job import Job
+
+Record = dict[str, Any]
+
+MAX_MESSAGE = 2000
+MAX_TRACEBACK = 8000
+_TRANSIENT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
+
+
+class Retry(Exception):
+    """Raise it in a handler: this record is worth another try, `after` seconds from now."""
+
+    def __init__(self, message: str = "the handler asked for another try", *, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Reject(Exception):
+    """Raise it in a handler: this record is wrong and goes to the dead letters at once."""
+
+
+class Failure(NamedTuple):
+    """What stands in for a result that never came."""
+
+    #: `raised`, `rejected`, `oom`, `crash`, `timeout`, `undecodable`.
+    cause: str
+    error: dict[str, str]
+    attempts: int
+
+
+class Handler:
+    """The constructed handler; one in each slot."""
+
+    def __init__(self, job: Job) -> None:
+        self.batched = job.handler.batch_size is not None
+        target = find(job.handler.call)
+        if inspect.isclass(target):
+            self._instance: Any = target(**job.handler.args)
+            self._kwargs: dict[str, Any] = {}
+            target = self._instance
+            function = type(self._instance).__call__
+        else:
+            self._instance = None
+            self._kwargs = job.handler.args
+            function = target if inspect.isroutine(target) else type(target).__call__
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        self._is_async_generator = inspect.isasyncgenfunction(function)
+        self._target = target
+
+    def bare(self) -> Callable[[Record], Any]:
+        """The callable itself: for the loop that looks at each result's type."""
+        if not self._kwargs:
+            return self._target  # type: ignore[no-any-return]
+        target, kwargs = self._target, self._kwargs
+        return lambda record: target(record, **kwargs)
+
+    def call(self, records: Sequence[Record]) -> list[Any]:
+        """One call: a result for each record. Iterators are drained here, so that what they raise belongs to the call.
+
+        Raises:
+            Exception: whatever the handler raises; TypeError for results that are none.
+        """
+        got = self._target(list(records) if self.batched else records[0], **self._kwargs)
+        return self._results(got, len(records))
+
+    async def call_async(self, records: Sequence[Record]) -> list[Any]:
+        """`call`, for coroutines and asynchronous generators."""
+        got = self._target(list(records) if self.batched else records[0], **self._kwargs)
+        got = [item async for item in got] if self._is_async_generator else await got
+        return self._results(got, len(records))
+
+    def _results(self, got: Any, n_records: int) -> list[Any]:
+        if not self.batched:
+            return [normal(got)]
+        if not isinstance(got, (list, tuple)):
+            got = list(got) if isinstance(got, Iterator) else got
+        if not isinstance(got, (list, tuple)) or len(got) != n_records:
+            found = f"{len(got)} results" if isinstance(got, (list, tuple)) else type(got).__name__
+            raise TypeError(
+                f"the handler must return a list of {n_records} results for {n_records} records, not {found}"
+            )
+        return [item if isinstance(item, Exception) else normal(item) for item in got]
+
+    def close(self) -> None:
+        """`close()` of the user's object, if it has one."""
+        close = getattr(self._instance, "close", None)
+        if callable(close):
+            got = close()
+            if inspect.isawaitable(got):
+                asyncio.run(_wait_for(got))
+
+
+async def _wait_for(awaitable: Any) -> None:
+    await awaitable
+
+
+def find(call: str) -> Any:
+    """The object that `module:name` names.
+
+    Raises:
+        ModalbatchError: the module has no such name.
+    """
+    module_name, _, name = call.partition(":")
+    target: Any = importlib.import_module(module_name)
+    for piece in name.split("."):
+        try:
+            target = getattr(target, piece)
+        except AttributeError:
+            raise ModalbatchError(f"`{module_name}` has no `{name}`") from None
+    return target
+
+
+def normal(result: Any) -> Any:
+    """A handler's result as a dict, None, or a list of dicts.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if result is None or isinstance(result, dict):
+        return result
+    if isinstance(result, (list, tuple, Iterator)):
+        many = list(result)
+        for item in many:
+            if not isinstance(item, dict):
+                raise TypeError(f"the handler returned a list with a {type(item).__name__}; each item must be a dict")
+        return many
+    if inspect.isawaitable(result):
+        getattr(result, "close", lambda: None)()
+        raise TypeError("the handler returned a coroutine that nobody awaits; declare it with `async def`")
+    raise TypeError(f"the handler returned a {type(result).__name__}; return a dict, None, or a list of dicts")
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Type, message and traceback as capped text: no exception object ever leaves the slot."""
+    lines = traceback.format_exception(type(error), error, _user_frames(error.__traceback__))
+    text = "".join(lines)
+    message = _printable(error)
+    return {
+        "type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
+        "message": message[:MAX_MESSAGE],
+        "traceback": text
+        if len(text) <= MAX_TRACEBACK
+        else text[: MAX_TRACEBACK // 2] + "\n…\n" + text[-MAX_TRACEBACK // 2 :],
+    }
+
+
+def _printable(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as unprintable:  # a user's __str__ may raise
+        text = f"(its message cannot be printed: {type(unprintable).__name__})"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _user_frames(trace: Any) -> Any:
+    """The traceback from the first frame that is not ours."""
+    first = trace
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("modalbatch."):
+        trace = trace.tb_next
+    return trace or first
+
+
+def is_transient(error: BaseException, retry_on: frozenset[str]) -> bool:
+    """Whether the failure is worth another try by itself (`guarantees.md` section 5)."""
+    if isinstance(error, (Retry, TimeoutError, ConnectionError, asyncio.TimeoutError)):
+        return True
+    if any(
+        f"{cls.__module__}.{cls.__qualname__}" in retry_on or cls.__qualname__ in retry_on
+        for cls in type(error).__mro__
+    ):
+        return True
+    response = getattr(error, "response", None)
+    status = (
+        getattr(error, "status_code", None) or getattr(error, "status", None) or getattr(response, "status_code", None)
+    )
+    return isinstance(status, int) and status in _TRANSIENT_STATUS
+
+
+def retry_after_s(error: BaseException) -> float | None:
+    """Seconds that the error itself asks to wait: `Retry(after=…)` or a `Retry-After` header in seconds."""
+    if isinstance(error, Retry):
+        return error.after
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    try:
+        return max(0.0, float(headers.get("retry-after", headers.get("Retry-After")))) if headers else None
+    except (TypeError, ValueError, AttributeError):
+        return None  # an HTTP date, or no headers at all: the spec's own back-off holds

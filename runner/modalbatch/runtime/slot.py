@@ -1,0 +1,116 @@
+"""The slot: a child process that constructs the handler once and runs tasks. Runs on: container.
+
+It publishes nothing and decides nothing: the worker does, so that a slot may die at any instant. It speaks JSON lines with
+its worker over one socket, and ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from modalbatch.errors import ModalbatchError
+from modalbatch.job import Job
+from modalbatch.records import Split
+from modalbatch.runtime.callers import Callers
+from modalbatch.runtime.handler import Failure, Handler, describe
+from modalbatch.runtime.progress import Checkpoint, Progress
+from modalbatch.runtime.split_run import FailedRecord, SplitRun, Task
+
+Json = dict[str, Any]
+
+
+class Channel:
+    """JSON lines from the worker. The reading thread is also the life line: at its end the process ends."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._messages: queue.SimpleQueue[Json] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="modalbatch-worker", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            with self._socket.makefile("rb") as lines:
+                for line in lines:
+                    self._messages.put(json.loads(line))
+        finally:
+            os._exit(0)  # the worker is gone: whatever the handler does now is nobody's
+
+    def receive(self) -> Json:
+        """The next message; blocks."""
+        return self._messages.get()
+
+    def send(self, message: Json) -> None:
+        """One message to the worker."""
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+def main() -> None:
+    """`python -m modalbatch.runtime.slot SOCKET_FD PROGRESS_FD`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when a slot ends
+    channel = Channel(int(sys.argv[1]))
+    progress = Progress(int(sys.argv[2]))
+    job = Job.from_json(channel.receive()["job"])
+    try:
+        handler = Handler(job)
+    except BaseException as error:  # whatever an import or a constructor raises is the user's start-up error
+        channel.send({"kind": "start_failed", "error": describe(error)})
+        return
+    channel.send({"kind": "ready"})
+    with Callers(job.handler.concurrency, handler.is_async) as callers:
+        while True:
+            message = channel.receive()
+            if message["kind"] == "close":
+                channel.send(_close(handler))
+                # Nothing of ours is left to do; threads and extensions of the handler must not hold the exit up.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
+            channel.send(_run(job, handler, callers, progress, _task(message)))
+
+
+def _task(message: Json) -> Task:
+    return Task(
+        split=Split.from_text(message["split"]),
+        part_path=Path(message["part_path"]),
+        dead_path=Path(message["dead_path"]),
+        resume=Checkpoint(*message["resume"]),
+        cuts=[(low, high, most) for low, high, most in message["cuts"]],
+        poison={int(ordinal): Failure(*failure) for ordinal, failure in message["poison"].items()},
+    )
+
+
+def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> Json:
+    run = SplitRun(job, handler, callers, progress, task)
+    try:
+        return {"kind": "done", **run.run()}
+    except FailedRecord as failed:
+        return {"kind": "record_failed", "letter": failed.letter}
+    except ModalbatchError as error:
+        return {"kind": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except OSError as error:
+        return {"kind": "failed", "error": type(error).__name__, "message": str(error), "hint": None}
+    finally:
+        run.part.close()
+        run.dead.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _close(handler: Handler) -> Json:
+    try:
+        handler.close()
+    except Exception as error:
+        return {"kind": "closed", "error": describe(error)}
+    return {"kind": "closed", "error": None}
+
+
+if __name__ == "__main__":
+    main()

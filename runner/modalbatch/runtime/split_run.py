@@ -1,0 +1,334 @@
+"""One split in a slot: from its first line to its counts. Runs on: container.
+
+Owns the hot path: bytes → record → handler → bytes into one large buffer, and the order in which outcomes are settled, so
+that a checkpoint always means "everything before this line, nothing after".
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modalbatch.formats import open_format
+from modalbatch.formats.compression import open_compressor
+from modalbatch.job import Job
+from modalbatch.records import Counts, Split, encode
+from modalbatch.runtime.attempts import Item, Policy, Runner, failure
+from modalbatch.runtime.callers import Callers
+from modalbatch.runtime.handler import Failure, Handler, Record, normal
+from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, WAITING, Checkpoint, Progress
+from modalbatch.runtime.spool import Spool
+from modalbatch.sources import open_source
+
+#: Encoded records are written in pieces of this size: large enough for the compressor and the system call.
+PIECE_BYTES = 1 << 20
+
+
+class Task(NamedTuple):
+    """What the worker asks for: a split, from a checkpoint on, with what it knows of bad records."""
+
+    split: Split
+    part_path: Path
+    dead_path: Path
+    resume: Checkpoint
+    #: (low, high, most): records [low, high) are handed over at most `most` at a time, one call after the other.
+    cuts: list[tuple[int, int, int]]
+    #: Ordinal → what became of it: records that killed or hung a slot.
+    poison: dict[int, Failure]
+
+
+class Work(NamedTuple):
+    """Lines that are settled together, in the order of reading."""
+
+    low: int
+    high: int
+    #: Records for one call; empty when `known` says it all.
+    items: list[Item]
+    #: Whether nothing else may be in flight.
+    alone: bool
+    #: Settles lines that need no call.
+    known: Callable[[], None] | None
+
+
+class FailedRecord(Exception):
+    """`on_error: fail`: the first failed record ends the run."""
+
+    def __init__(self, letter: dict[str, Any]) -> None:
+        super().__init__("a record failed")
+        self.letter = letter
+
+
+class SplitRun:
+    """One task, from its first line to its counts."""
+
+    def __init__(self, job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> None:
+        self.job, self.handler, self.callers, self.progress, self.task = job, handler, callers, progress, task
+        self.policy = Policy(job)
+        self.encode = open_format(job.sink.format).encoder()
+        self.decode = open_format(job.source.format).decoder()
+        self.runner = Runner(handler, self.decode, self._tick)
+        resume = task.resume
+        self.part = Spool(task.part_path, _compressor(job.sink.compression), resume.part_bytes)
+        self.dead = Spool(task.dead_path, None, resume.dead_bytes)
+        self.counts = dict(zip(Counts.__slots__, resume[3:], strict=True))
+        self.buffer = bytearray()
+        self.dead_buffer = bytearray()
+        self.ordinal = resume.ordinal
+        #: Ordinal of the first line of the unit being read.
+        self.first = 0
+        self.unit = task.split.units[0]
+
+    def run(self) -> dict[str, Any]:
+        """Process all units; the summary that the worker turns into a receipt.
+
+        Raises:
+            FailedRecord: a record failed and the spec says `on_error: fail`.
+            ModalbatchError: the source or the disk failed.
+        """
+        source = open_source(self.job, self.task.split.roots, in_container=True)
+        done = self.ordinal
+        self.ordinal = 0
+        for self.unit in self.task.split.units:
+            with source.open(self.unit) as stream:
+                self.ordinal += sum(1 for _ in islice(stream, max(0, done - self.ordinal)))
+                if self._is_plain():
+                    self.each(stream)
+                else:
+                    self.calls(stream)
+            self.first = self.ordinal
+        self.checkpoint(self.ordinal)
+        return {
+            "counts": self.counts,
+            "part": [self.part.n_bytes, self.part.close()],
+            "dead": [self.dead.n_bytes, self.dead.close()],
+        }
+
+    def _is_plain(self) -> bool:
+        job = self.job.handler
+        return job.batch_size is None and job.concurrency == 1 and not self.handler.is_async
+
+    # -- one record at a time, in this thread: the hot path
+
+    def each(self, stream: Any) -> None:
+        """Every line of a unit through the bare handler."""
+        decode, encode, call, keep = self.decode, self.encode, self.handler.bare(), self.job.handler.keep
+        words, buffer, poison = self.progress.words, self.buffer, self.task.poison
+        ordinal = self.ordinal
+        out_of = out = filtered = 0
+        for line in stream:
+            words[LOW] = ordinal
+            try:
+                record = decode(line)
+                if poison and ordinal in poison:
+                    raise _Poisoned
+                result = call(record)
+                if type(result) is dict:
+                    if keep:
+                        copy_kept(keep, record, result)
+                    encode(result, buffer)
+                    out += 1
+                    out_of += 1
+                elif result is None:
+                    filtered += 1
+                else:
+                    out += self._append(normal(result), record)
+                    out_of += 1
+            except (Exception, SystemExit) as error:
+                self._not_simply_done(Item(ordinal, stream.tell() - len(line), line, {}), error)
+            ordinal += 1
+            if len(buffer) > PIECE_BYTES or words[FLUSH]:
+                self._add(out_of, out, filtered)
+                out_of = out = filtered = 0
+                self.checkpoint(ordinal)
+        self._add(out_of, out, filtered)
+        self.ordinal = ordinal
+
+    def _add(self, out_of: int, out: int, filtered: int) -> None:
+        counts = self.counts
+        counts["out_of"] += out_of
+        counts["out"] += out
+        counts["filtered"] += filtered
+        counts["in_"] += out_of + filtered
+
+    def _not_simply_done(self, item: Item, error: BaseException) -> None:
+        """A line that is blank, undecodable, known as poison, or whose record failed."""
+        try:
+            item = item._replace(record=self.decode(item.line))
+        except ValueError as undecodable:
+            self._undecodable(item, undecodable)
+            return
+        known = self.task.poison.get(item.ordinal)
+        self.settle(item, known or self.runner.run(self.policy.settle([item], error))[0])
+
+    # -- batches, threads, tasks
+
+    def calls(self, stream: Any) -> None:
+        """A unit in calls of up to `batch_size` records, up to `concurrency` at a time; settled in reading order."""
+        words, width = self.progress.words, self.callers.width
+        pending: deque[tuple[Work, Future[list[Any]] | None]] = deque()
+        for work in self._works(stream):
+            while pending and (work.alone or len(pending) >= width):
+                self._finish(pending)
+            words[HIGH] = work.high
+            words[LOW] = pending[0][0].low if pending else work.low
+            future = self.callers.submit(self.policy, self.runner, work.items) if work.items else None
+            pending.append((work, future))
+            if work.alone:
+                self._finish(pending)
+        while pending:
+            self._finish(pending)
+        words[HIGH] = 0
+
+    def _finish(self, pending: deque[tuple[Work, Future[list[Any]] | None]]) -> None:
+        work, future = pending[0]
+        if work.known:
+            work.known()
+        for item, result in zip(work.items, future.result() if future else (), strict=True):
+            self.settle(item, result)
+        pending.popleft()
+        self.progress.words[LOW] = work.high
+        if len(self.buffer) > PIECE_BYTES or self.progress.words[FLUSH]:
+            self.checkpoint(work.high)
+
+    def _works(self, stream: Any) -> Iterator[Work]:
+        """The unit's lines as work, in order. A line that needs no call still waits for its turn."""
+        size = self.job.handler.batch_size or 1
+        items: list[Item] = []
+        cut: tuple[int, int, int] | None = None
+        for line in stream:
+            ordinal = self.ordinal
+            self.ordinal += 1
+            item, known = self._read(ordinal, stream.tell() - len(line), line)
+            now = next((cut for cut in self.task.cuts if cut[0] <= ordinal < cut[1]), None)
+            if items and (known or now != cut):
+                yield _call(items, cut)
+                items = []
+            if known:
+                yield Work(ordinal, ordinal + 1, [], False, known)
+                continue
+            cut = now
+            items.append(item)
+            if len(items) >= (min(size, cut[2]) if cut else size):
+                yield _call(items, cut)
+                items = []
+        if items:
+            yield _call(items, cut)
+
+    def _read(self, ordinal: int, offset: int, line: bytes) -> tuple[Item, Callable[[], None] | None]:
+        item = Item(ordinal, offset, line, {})
+        try:
+            item = item._replace(record=self.decode(line))
+        except ValueError as error:
+            undecodable = error
+            return item, lambda: self._undecodable(item, undecodable)
+        if ordinal in self.task.poison:
+            return item, lambda: self.settle(item, self.task.poison[ordinal])
+        return item, None
+
+    # -- outcomes
+
+    def settle(self, item: Item, result: Any) -> None:
+        """Put one record's outcome where it belongs."""
+        self.counts["in_"] += 1
+        if isinstance(result, Failure):
+            self._failed(item, result)
+        elif result is None:
+            self.counts["filtered"] += 1
+        else:
+            try:
+                self.counts["out"] += self._append(result, item.record)
+            except (TypeError, ValueError) as error:
+                self._failed(item, failure(error, 1))
+            else:
+                self.counts["out_of"] += 1
+
+    def _append(self, result: Any, record: Record) -> int:
+        """Encode one result or many, all or none; how many.
+
+        Raises:
+            TypeError, ValueError: one of them cannot be written.
+        """
+        many = [result] if isinstance(result, dict) else result
+        mark = len(self.buffer)
+        try:
+            for one in many:
+                if self.job.handler.keep:
+                    copy_kept(self.job.handler.keep, record, one)
+                self.encode(one, self.buffer)
+        except (TypeError, ValueError):
+            del self.buffer[mark:]
+            raise
+        return len(many)
+
+    def _undecodable(self, item: Item, error: ValueError) -> None:
+        if not item.line.strip():
+            self.counts["blank"] += 1
+            return
+        self.counts["in_"] += 1
+        described = {"type": "undecodable", "message": str(error), "traceback": ""}
+        self._failed(item, Failure("undecodable", described, 1))
+
+    def _failed(self, item: Item, failed: Failure) -> None:
+        kind = self.job.on_error.record
+        if kind == "drop":
+            self.counts["dropped"] += 1
+            return
+        letter = self._letter(item, failed)
+        if kind == "fail":
+            raise FailedRecord(letter)
+        self.counts["dead"] += 1
+        self.dead_buffer += encode(letter).encode() + b"\n"
+
+    def _letter(self, item: Item, failed: Failure) -> dict[str, Any]:
+        position = {"range": self.unit.start, "offset": item.offset, "ordinal": item.ordinal - self.first}
+        letter: dict[str, Any] = {
+            "id": f"{self.task.split.id}-{item.ordinal}",
+            "uri": self.unit.uri,
+            "position": position,
+            "cause": failed.cause,
+            "error": failed.error,
+            "attempts": failed.attempts,
+        }
+        if failed.cause == "undecodable":
+            return letter | {"raw_base64": base64.b64encode(item.line).decode()}
+        return letter | {"record": self.decode(item.line)}
+
+    def _tick(self, waits: bool) -> None:
+        """Tell the worker that this is a new try, or a wait, and not a call that hangs."""
+        self.progress.words[WAITING] = waits
+        self.progress.words[CALLS] += 1
+
+    def checkpoint(self, ordinal: int) -> None:
+        """Everything before `ordinal` goes to the spool files; a slot that dies later costs nothing of it."""
+        if self.buffer:
+            self.part.append(self.buffer)
+            self.buffer.clear()
+        if self.dead_buffer:
+            self.dead.append(self.dead_buffer)
+            self.dead_buffer.clear()
+        self.progress.save(Checkpoint(ordinal, self.part.n_bytes, self.dead.n_bytes, *self.counts.values()))
+        self.progress.words[FLUSH] = 0
+
+
+def _call(items: list[Item], cut: tuple[int, int, int] | None) -> Work:
+    return Work(items[0].ordinal, items[-1].ordinal + 1, items, cut is not None, None)
+
+
+def _compressor(compression: str) -> Callable[[bytes], bytes] | None:
+    return None if compression == "none" else open_compressor(compression)
+
+
+class _Poisoned(Exception):
+    pass
+
+
+def copy_kept(keep: tuple[str, ...], record: Record, result: Record) -> None:
+    """Copy the input fields of `handler.keep` that the result does not have itself."""
+    for name in keep:
+        if name in record and name not in result:
+            result[name] = record[name]

@@ -1,0 +1,143 @@
+"""One split in one slot, until it is done or known to be impossible. Runs on: container.
+
+Owns the search for poison: a slot that dies or hangs is replaced, the records that were in flight are handed over again in
+halves, and the record that does it alone, twice, becomes a dead letter. ⌈log2 n⌉ + 2 extra attempts for a batch of n.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modalbatch.job import Job
+from modalbatch.records import Split
+from modalbatch.runtime.child import Child
+from modalbatch.runtime.handler import Failure
+from modalbatch.runtime.progress import CALLS, FLUSH, LOW, WAITING, Checkpoint
+
+Json = dict[str, Any]
+
+#: Seconds between checkpoints of a slow handler; a fast one makes its own, by size.
+CHECKPOINT_S = 1.0
+#: Deaths of one record, alone, that make it poison: one may be an accident.
+DEATHS = 2
+#: The same where the slot was killed from outside, not for its memory: a `kill -9` is hardly the record's fault.
+KILLS = 4
+#: Deaths of a slot with nothing of the split to blame.
+MAX_IDLE_DEATHS = 3
+START_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The slot's answer, or the status to report without one."""
+
+    answer: Json | None = None
+    status: str = "done"
+    details: Json = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Suspects:
+    """What is known of records that were in flight when a slot died."""
+
+    cuts: dict[tuple[int, int], int] = field(default_factory=dict)
+    deaths: dict[int, int] = field(default_factory=dict)
+    poison: dict[int, Failure] = field(default_factory=dict)
+
+    def blame(self, low: int, high: int, cause: str, how: str) -> None:
+        """Narrow down: fewer records at a time, then one alone, then poison."""
+        if high - low > 1:
+            self.cuts = {(a, b): n for (a, b), n in self.cuts.items() if b <= low or a >= high}
+            self.cuts[low, high] = (high - low + 1) // 2
+            return
+        self.deaths[low] = self.deaths.get(low, 0) + 1
+        self.cuts[low, high] = 1
+        if self.deaths[low] >= (KILLS if cause == "killed" else DEATHS):
+            cause = "crash" if cause == "killed" else cause
+            error = {"type": cause, "message": how, "traceback": ""}
+            self.poison[low] = Failure(cause, error, self.deaths[low])
+
+
+def supervise(job: Job, child: Child, split: Split, paths: tuple[Path, Path], until: float) -> tuple[Child, Outcome]:
+    """Run the split; the slot that is alive at the end, and what came out. `until`: on the monotonic clock."""
+    suspects, resume, idle_deaths = Suspects(), Checkpoint(), 0
+    while True:
+        if not child.ready(min(float(job.compute.startup_timeout_s or START_TIMEOUT_S), until - time.monotonic())):
+            return child, Outcome(status="start_failed", details={"error": child.start_error})
+        child.progress.reset(resume)
+        child.send(
+            {
+                "kind": "task",
+                "split": split.to_text(),
+                "part_path": str(paths[0]),
+                "dead_path": str(paths[1]),
+                "resume": resume,
+                "cuts": [[low, high, most] for (low, high), most in suspects.cuts.items()],
+                "poison": suspects.poison,
+            }
+        )
+        answer, cause, how = _watch(job, child, until)
+        if answer is not None:
+            return child, _outcome(answer)
+        in_flight = child.progress.in_flight()
+        resume = child.progress.load()
+        child.kill()
+        child = Child(job)
+        if cause == "deadline":
+            return child, Outcome(status="failed", details=_failed("Timeout", how))
+        if in_flight:
+            suspects.blame(*in_flight, cause, how)
+            continue
+        idle_deaths += 1
+        if idle_deaths >= MAX_IDLE_DEATHS:
+            return child, Outcome(status="failed", details=_failed("SlotDied", how))
+
+
+def _outcome(answer: Json) -> Outcome:
+    kind = answer.pop("kind")
+    if kind == "done":
+        return Outcome(answer=answer)
+    return Outcome(status=kind, details=answer)
+
+
+def _failed(error: str, message: str) -> Json:
+    return {"error": error, "message": message, "hint": None}
+
+
+def _watch(job: Job, child: Child, until: float) -> tuple[Json | None, str, str]:
+    """The slot's answer, or None with the cause and the sentence of its end."""
+    words = child.progress.words
+    timeout_s = job.handler.timeout_s
+    oom_kills = _oom_kills()
+    poll_s = min(CHECKPOINT_S, timeout_s / 4) if timeout_s else CHECKPOINT_S
+    seen, since = (-1, -1), time.monotonic()
+    while True:
+        message = child.receive(poll_s)
+        if message is not None:
+            return message, "", ""
+        if child.is_dead():
+            how = f"the slot ended with {child.exit_text()}"
+            if _oom_kills() > oom_kills:
+                return None, "oom", f"{how}: out of memory"
+            return None, "killed" if child.was_killed() else "crash", how
+        now = time.monotonic()
+        if now > until:
+            return None, "deadline", f"the split did not finish within its timeout of {job.compute.timeout_s} s"
+        words[FLUSH] = 1
+        at = (words[LOW], words[CALLS])
+        if at != seen or words[WAITING]:
+            seen, since = at, now
+        elif timeout_s and now - since >= timeout_s:
+            return None, "timeout", f"the call did not return within {timeout_s:g} s"
+
+
+def _oom_kills() -> int:
+    """How many processes of this container the kernel has killed for their memory; 0 where it does not say."""
+    try:
+        events = Path("/sys/fs/cgroup/memory.events").read_text()
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))

@@ -1,0 +1,171 @@
+"""The worker: supervisor of its slots in one container. Runs on: container.
+
+Owns an attempt from entry to receipt: it mints the attempt's id, lets a slot process the split, publishes parts,
+and writes the receipt last. No user object and no exception ever leaves `process`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modalbatch.errors import ModalbatchError
+from modalbatch.formats import compression
+from modalbatch.job import Job, fingerprint, hash_code
+from modalbatch.records import Counts, Part, Receipt, Split, dead_name, encode, part_name
+from modalbatch.runtime.child import Child
+from modalbatch.runtime.supervise import Outcome, supervise
+from modalbatch.sinks import open_sink
+from modalbatch.sinks.objects import ObjectSink
+
+Json = dict[str, Any]
+
+#: An input that waits for a slot gives itself back after this share of the timeout, so that it keeps most of it.
+WAIT_SHARE = 0.1
+MAX_WAIT_S = 60.0
+START_TIMEOUT_S = 300.0
+
+
+class Worker:
+    """One for each container. `process` may run in `handler.slots + 1` threads: a slot never waits for the network."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self.job = Job.from_json(dict(job))
+        self.fingerprint = fingerprint(self.job, hash_code(self.job.modules))
+        self._free: queue.Queue[Child] = queue.Queue()
+        self._sinks: dict[str, ObjectSink] = {}
+        self._is_closed = False
+        for _ in range(self.job.handler.slots):
+            self._free.put(Child(self.job))
+
+    def process(self, text: str) -> str:
+        """Run one attempt of one split; JSON text: `status`, `split`, and what the status needs.
+
+        Retry-safe: yes; a split that has its receipt is answered from it.
+        """
+        split = Split.from_text(text)
+        try:
+            answer = self._attempt(split)
+        except ModalbatchError as error:
+            answer = {"status": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
+        if answer["status"] != "done":
+            answer["task"] = text  # the map does not say whose answer it is
+        return encode({"split": split.id, **answer})
+
+    def close(self) -> None:
+        """End the slots, letting each handler's `close()` run."""
+        self._is_closed = True
+        for _ in range(self.job.handler.slots):
+            with contextlib.suppress(queue.Empty):
+                error = self._free.get_nowait().close(self.job.handler.timeout_s or 10.0)
+                if error:
+                    sys.stderr.write(f"close() of the handler raised {error['type']}: {error['message']}\n")
+
+    def sink(self, roots: Mapping[str, str]) -> ObjectSink:
+        """The sink under these roots; one client for the life of the container."""
+        key = encode(dict(roots))
+        if key not in self._sinks:
+            self._sinks[key] = open_sink(self.job, roots, in_container=True)
+        return self._sinks[key]
+
+    def _attempt(self, split: Split) -> Json:
+        started = time.monotonic()
+        attempt = secrets.token_hex(16)
+        if split.fingerprint != self.fingerprint and not self.job.handler.version:
+            message = "the handler's files in this container are not those that the driver saw"
+            return {"status": "refused", "message": message}
+        sink = self.sink(split.roots)
+        found = sink.find(split.id, split.fingerprint, split.generation)
+        if found:
+            return _committed(sink, found)
+        timeout_s = float(self.job.compute.timeout_s)
+        try:
+            child = self._free.get(timeout=min(MAX_WAIT_S, timeout_s * WAIT_SHARE))
+        except queue.Empty:
+            return {"status": "again"}
+        spool = Path(sink.store.spool_dir())
+        paths = spool / f"{attempt}.part", spool / f"{attempt}.dead"
+        try:
+            try:
+                child, outcome = supervise(self.job, child, split, paths, started + timeout_s * (1 - WAIT_SHARE))
+            finally:
+                self._release(child)
+            return self._finish(split, attempt, outcome, paths, started)
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+    def _release(self, child: Child) -> None:
+        if child.is_dead() or child.start_error:
+            child.kill()
+            child = Child(self.job)
+        self._free.put(child)
+
+    def _finish(self, split: Split, attempt: str, outcome: Outcome, paths: tuple[Path, Path], started: float) -> Json:
+        if outcome.answer is None:
+            return {"status": outcome.status, **outcome.details}
+        answer, sink = outcome.answer, self.sink(split.roots)
+        counts = Counts(**answer["counts"])
+        if not counts.balances():
+            return {
+                "status": "failed",
+                "error": "InternalError",
+                "message": f"counts do not add up: {counts}",
+                "hint": None,
+            }
+        suffix = ".jsonl" + compression.SUFFIXES[self.job.sink.compression]
+        part = _part(part_name(split.id, attempt, suffix), answer["part"], counts.out)
+        dead = _part(dead_name(split.id, attempt), answer["dead"], counts.dead)
+        receipt = Receipt(
+            split=split.id,
+            fingerprint=split.fingerprint,
+            generation=split.generation,
+            attempt=attempt,
+            run_id=split.run_id,
+            units=split.units,
+            parts=part,
+            dead=dead,
+            counts=counts,
+            seconds=time.monotonic() - started,
+            container=os.environ.get("MODAL_TASK_ID", ""),
+            gpu=self.job.compute.gpu[0] if self.job.compute.gpu else None,
+        )
+        for path, objects in ((paths[0], part), (paths[1], dead)):
+            for item in objects:
+                sink.put(path, item)
+        if time.monotonic() - started > self.job.compute.timeout_s:
+            # The sweep may take parts of attempts that are twice as old as this: never commit so late.
+            sink.delete(item.name for item in part + dead)
+            return {
+                "status": "failed",
+                "error": "Timeout",
+                "message": "the attempt was over before its receipt",
+                "hint": None,
+            }
+        # Receipt last: a crash before this line re-runs the split, after it never does.
+        stands = sink.commit(receipt)
+        if stands.attempt != attempt:
+            named = {item.name for item in stands.parts + stands.dead}
+            sink.delete(item.name for item in part + dead if item.name not in named)
+        return _committed(sink, stands)
+
+
+def _part(name: str, size_and_sha: list[Any], records: int) -> tuple[Part, ...]:
+    n_bytes, sha256 = size_and_sha
+    return (Part(name, n_bytes, sha256, records),) if n_bytes else ()
+
+
+def _committed(sink: ObjectSink, receipt: Receipt) -> Json:
+    name = sink.receipt_name(receipt.split, receipt.fingerprint, receipt.generation, receipt.attempt)
+    return {"status": "done", "receipt": name, "counts": receipt.counts.to_json(), "seconds": receipt.seconds}
+
+
+#: What tests and harnesses put in the place of a Modal method.
+Process = Callable[[str], str]

@@ -1,0 +1,81 @@
+"""A sink without conditional create: Modal Volumes, and stores under `delivery: at_least_once`. Runs on: both.
+
+Everything gets an attempt-unique name; the driver alone decides which attempt counts. The unit of commit is the run.
+Two drivers are arbitrated by a `modal.Dict`, which is never the record: its entries expire.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from modalbatch.errors import NotFoundError, StateError
+from modalbatch.records import MANIFESTS, Manifest, Receipt, manifest_name, parse_manifest_name, receipt_name
+from modalbatch.sinks.objects import ObjectSink
+from modalbatch.stores import Store
+
+#: (key, value) → the value that stands under the key: the first one put.
+Arbiter = Callable[[str, str], str]
+
+
+def modal_arbiter(uri: str) -> Arbiter:
+    """First put wins, through a `modal.Dict` named for the purpose."""
+
+    def arbitrate(key: str, value: str) -> str:
+        import modal
+
+        entries = modal.Dict.from_name("modalbatch-arbiter", create_if_missing=True)
+        entries.put(f"{uri}{key}", value, skip_if_exists=True)
+        return str(entries.get(f"{uri}{key}"))
+
+    return arbitrate
+
+
+class AttemptSink(ObjectSink):
+    """Receipts and manifests under unique names; the smallest valid one counts unless a manifest says otherwise."""
+
+    def __init__(self, store: Store, arbiter: Arbiter | None) -> None:
+        super().__init__(store)
+        self.arbiter = arbiter
+
+    def receipt_name(self, split: str, fingerprint: str, generation: int, attempt: str) -> str:
+        """One name for each attempt."""
+        return receipt_name(split, fingerprint, generation, attempt)
+
+    def find(self, split: str, fingerprint: str, generation: int) -> Receipt | None:
+        """Never: a worker sees other workers' writes late or not at all, the driver decides."""
+        return None
+
+    def newest(self) -> Manifest | None:
+        """The highest number; among equals the arbitrated one, else the smallest hash."""
+        number = self.newest_number()
+        return self.manifest(number) if number else None
+
+    def manifest(self, number: int) -> Manifest:
+        """The manifest that counts under a number.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = [parse_manifest_name(entry.name) for entry in self.store.list(manifest_name(number)[: -len(".json")])]
+        hashes = sorted(item[1] for item in found if item and item[0] == number)
+        if not hashes:
+            raise NotFoundError(f"manifest {number} is gone")
+        if len(hashes) > 1 and self.arbiter:
+            hashes = [sha for sha in hashes if sha == self.arbiter(f"{MANIFESTS}{number}", hashes[0])] or hashes
+        data = self.store.read(manifest_name(number, hashes[0]))
+        if hashlib.sha256(data).hexdigest()[:16] != hashes[0]:
+            raise StateError(f"manifest {number} of the sink was altered")
+        return Manifest.from_bytes(data)
+
+    def publish(self, manifest: Manifest) -> bool:
+        """Write the manifest under its content's name, then let the arbiter decide."""
+        data = manifest.to_bytes()
+        sha = hashlib.sha256(data).hexdigest()[:16]
+        self.store.create(manifest_name(manifest.number, sha), data)
+        self.store.commit()
+        if self.arbiter and self.arbiter(f"{MANIFESTS}{manifest.number}", sha) != sha:
+            self.store.delete([manifest_name(manifest.number, sha)])
+            self.store.commit()
+            return False
+        return True
