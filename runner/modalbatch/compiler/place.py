@@ -1,0 +1,251 @@
+"""Where records come from and go to, checked. Runs on: laptop.
+
+Owns the URIs of source and sink: schemes, formats by suffix, local files that must exist, and that a job never reads
+what it writes. Touches the local file system only; stores are asked by `plan`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modalbatch.errors import ModalbatchError
+from modalbatch.formats.compression import SUFFIXES
+from modalbatch.sources.glob import Pattern, has_wildcard, split_pattern
+from modalbatch.spec import secrecy
+from modalbatch.spec.mark import Trail
+from modalbatch.spec.problem import Problems
+from modalbatch.spec.words import closest
+
+#: Suffix → format; a compression's suffix may follow.
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl"}
+#: Suffixes of formats that people will try.
+_OTHER_FORMATS = {
+    ".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet", ".txt": "text", ".json": "JSON", ".arrow": "Arrow",
+}  # fmt: skip
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_VOLUME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20}):")
+_PARTS = tuple(f"part-0{suffix}{ending}" for suffix in FORMATS for ending in SUFFIXES.values())
+
+
+class Place(NamedTuple):
+    """One URI of the spec, checked: its logical form and where it was written."""
+
+    uri: str
+    trail: Trail
+
+
+def check_source(problems: Problems, given: Any) -> tuple[list[Place], str | None]:
+    """The source's places, and its format where it is known."""
+    long = given if isinstance(given, dict) else {"uri": given}
+    base: Trail = ("source", "uri") if isinstance(given, dict) else ("source",)
+    uris = long["uri"] if isinstance(long["uri"], list) else [long["uri"]]
+    places = []
+    for i, text in enumerate(uris):
+        trail = (*base, i) if isinstance(long["uri"], list) else base
+        uri = _source_uri(problems, trail, text)
+        if uri is not None:
+            places.append(Place(uri, trail))
+            if "format" not in long:
+                _check_format(problems, trail, uri)
+            if "://" not in uri and not long.get("allow_empty"):
+                _check_exists(problems, trail, uri)
+    _check_s3_only(problems, "source", long, [place.uri for place in places])
+    return places, long.get("format", "jsonl")
+
+
+def check_sink(problems: Problems, given: Any) -> Place | None:
+    """The sink's place, as a folder."""
+    trail: Trail = ("sink", "uri") if isinstance(given, dict) else ("sink",)
+    long = given if isinstance(given, dict) else {"uri": given}
+    uri = _sink_uri(problems, trail, long["uri"])
+    if uri is None:
+        return None
+    _check_s3_only(problems, "sink", long, [uri])
+    return Place(uri, trail)
+
+
+def check_overlap(problems: Problems, sources: list[Place], sink: Place) -> None:
+    """The job does not read its own output, and its sink holds no input."""
+    for source in sources:
+        folder, rest = split_pattern(source.uri)
+        pattern = Pattern(rest) if has_wildcard(source.uri) else None
+        inside = sink.uri[len(folder) :] if sink.uri.startswith(folder) else None
+        reads_parts = inside is not None and pattern and any(pattern.matches(inside + part) for part in _PARTS)
+        if reads_parts or source.uri.startswith(sink.uri):
+            at = problems.spec.where(source.trail).line
+            message = f"the source on line {at} would read what this sink writes"
+            problems.add(sink.trail, message, "use a folder of its own, for example `out/`")
+            return
+
+
+def _source_uri(problems: Problems, trail: Trail, text: str) -> str | None:
+    if not _check_plain(problems, trail, text):
+        return None
+    scheme, path = _scheme(text)
+    if scheme == "s3":
+        return text if _check_bucket(problems, trail, text) else None
+    if scheme:
+        hints = {
+            "file": f"write `{secrecy.printable(path.lstrip('/') and '/' + path.lstrip('/'))[:100]}`",
+            "volume": "a Modal Volume can be a sink; mount one with `volumes` to read it in the handler",
+        }
+        message = f"sources of the scheme `{scheme}` are not supported by this version"
+        problems.add(trail, message, hints.get(scheme, "local paths and `s3://bucket/key` are"))
+        return None
+    return _local(problems, trail, text)
+
+
+def _sink_uri(problems: Problems, trail: Trail, text: str) -> str | None:
+    if not _check_plain(problems, trail, text):
+        return None
+    if has_wildcard(text.rstrip("/")):
+        problems.add(trail, f"a sink is a folder, {secrecy.shown(text)} is a pattern", "write a folder such as `out/`")
+        return None
+    scheme, path = _scheme(text)
+    if scheme == "s3":
+        return f"{text.rstrip('/')}/" if _check_bucket(problems, trail, text) else None
+    if scheme == "volume":
+        name, _, inside = path.removeprefix("//").partition("/")
+        if not text.startswith("volume://") or not _VOLUME.fullmatch(name) or ".." in inside.split("/"):
+            problems.add(
+                trail, f"{secrecy.shown(text)} is not a place on a Modal Volume", "write `volume://name/path/`"
+            )
+            return None
+        return f"volume://{posixpath.normpath(f'{name}/{inside}')}/"
+    if scheme:
+        hint = "local folders, `s3://bucket/prefix/` and `volume://name/path/` are"
+        if scheme == "file":
+            hint = f"write `/{secrecy.printable(path.lstrip('/'))[:100]}`"
+        problems.add(trail, f"sinks of the scheme `{scheme}` are not supported by this version", hint)
+        return None
+    uri = _local(problems, trail, text)
+    if uri is None:
+        return None
+    folder = problems.spec.dir / uri
+    if folder.exists() and not folder.is_dir():
+        problems.add(trail, f"the sink {secrecy.shown(text)} is a file", "name a folder")
+        return None
+    resolved = folder.resolve()
+    if resolved == problems.spec.dir or resolved in problems.spec.dir.parents:
+        message = "the sink is the folder of the spec, or one above it"
+        problems.add(trail, message, "use a folder of its own, for example `out/`")
+        return None
+    return f"{uri.rstrip('/')}/"
+
+
+def _check_plain(problems: Problems, trail: Trail, text: str) -> bool:
+    if "{tick" in text:
+        problems.add(trail, "`{tick}` is not supported by this version", "write the date out")
+        return False
+    if text != text.strip() or "\n" in text:
+        problems.add(trail, f"{secrecy.shown(text)} has white space around or line breaks in it", "remove them")
+        return False
+    return True
+
+
+def _scheme(text: str) -> tuple[str, str]:
+    """`s3` and `//bucket/key`; an empty scheme for a local path."""
+    found = _SCHEME.match(text)
+    if found and (text[found.end() :].startswith("/") or found[1].lower() in ("s3", "volume")):
+        return found[1].lower(), text[found.end() :]
+    return "", text
+
+
+def _check_bucket(problems: Problems, trail: Trail, text: str) -> bool:
+    bucket, _, key = text[5:].partition("/")
+    if not text.startswith("s3://") or not _BUCKET.fullmatch(bucket):
+        hint = "write `s3://bucket/key`; a bucket has 3 to 63 lower-case letters, digits, dashes or dots"
+        problems.add(trail, f"{secrecy.shown(text)} names no S3 bucket", hint)
+        return False
+    if any(segment in (".", "..") for segment in key.split("/")):
+        problems.add(
+            trail, f"{secrecy.shown(text)} has `.` or `..` in its key", "S3 knows no folders: write the key out"
+        )
+        return False
+    return True
+
+
+def _local(problems: Problems, trail: Trail, text: str) -> str | None:
+    """A local path in its shortest form, `/` at the end kept."""
+    if text.startswith("~"):
+        problems.add(trail, "`~` is not expanded", "write a path relative to the spec, or an absolute one")
+        return None
+    if "\\" in text:
+        problems.add(trail, f"{secrecy.shown(text)} has a backslash", "write paths with `/`")
+        return None
+    normal = posixpath.normpath(text)
+    return f"{normal}/" if text.endswith("/") and not normal.endswith("/") else normal
+
+
+def _check_format(problems: Problems, trail: Trail, uri: str) -> None:
+    name = uri.rpartition("/")[2].lower()
+    for ending in SUFFIXES.values():
+        name = name.removesuffix(ending) if ending else name
+    suffix = posixpath.splitext(name)[1]
+    if suffix in FORMATS:
+        return
+    if suffix in _OTHER_FORMATS:
+        message = f"{_OTHER_FORMATS[suffix]} (`{suffix}`) is not supported by this version"
+        problems.add(trail, message, "convert it to `.jsonl`, one JSON object a line")
+        return
+    short = not isinstance(problems.spec.tree.get("source"), dict)
+    example = f"{{uri: {secrecy.printable(uri)[:60]}, format: jsonl}}"
+    hint = f"write `source: {example}`" if short else "add `format: jsonl` under `source`"
+    problems.add(trail, f"the name {secrecy.shown(uri)} does not tell the format", hint)
+
+
+def _check_exists(problems: Problems, trail: Trail, uri: str) -> None:
+    root = problems.spec.dir
+    if not has_wildcard(uri):
+        path = root / uri
+        if path.is_dir():
+            problems.add(
+                trail, f"{secrecy.shown(uri)} is a folder", f"write `{uri}/*.jsonl`, or `{uri}/` for all files in it"
+            )
+        elif not path.is_file():
+            problems.add(trail, f"there is no file {secrecy.shown(uri)}", near_path(root, uri))
+        return
+    folder, rest = split_pattern(uri)
+    if not (root / folder).is_dir():
+        problems.add(trail, f"there is no folder {secrecy.shown(folder)}", near_path(root, folder.rstrip("/")))
+    elif not _matches_any(root / folder, Pattern(rest)):
+        problems.add(trail, f"no file matches {secrecy.shown(uri)}", "`allow_empty: true` under `source` accepts that")
+
+
+def _matches_any(folder: Path, pattern: Pattern) -> bool:
+    from modalbatch.stores.local import LocalStore
+
+    try:
+        entries = LocalStore(str(folder.resolve())).list(pattern.prefix, descend=pattern.may_lie_below)
+        return any(pattern.matches(entry.name) for entry in entries)
+    except ModalbatchError:
+        return True  # a folder that cannot be listed: `plan` says why
+
+
+def near_path(root: Path, relative: str) -> str | None:
+    """`did you mean …?` for a path that is not there, by the first segment that differs."""
+    done = Path()
+    for segment in Path(relative).parts:
+        if (root / done / segment).exists():
+            done /= segment
+            continue
+        try:
+            names = [entry.name for entry in (root / done).iterdir()]
+        except OSError:
+            return None
+        near = closest(segment, names)
+        return f"did you mean `{secrecy.printable((done / near).as_posix())}`?" if near else None
+    return None
+
+
+def _check_s3_only(problems: Problems, side: str, given: dict[str, Any], uris: list[str]) -> None:
+    if not uris or any(uri.startswith("s3://") for uri in uris):
+        return
+    for key in ("endpoint_url", "credentials"):
+        if key in given:
+            message = f"`{key}` is for `s3://`, this {side} is not on S3"
+            problems.add((side, key), message, "remove it", at_key=True)
