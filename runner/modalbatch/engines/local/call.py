@@ -1,0 +1,128 @@
+"""Calls and their inputs: what was asked, what has come back. Runs on: laptop.
+
+Owns the bookkeeping of outputs: which are due, which were acknowledged, which must outlive the engine. Pure of time,
+processes and network, apart from the event that wakes a waiting client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from modalbatch.engines.local.wire import Message
+
+if TYPE_CHECKING:
+    from modalbatch.engines.local.function import Function
+
+#: Outputs and their inline bytes in one answer to a map client.
+MAX_OUTPUTS = 200
+MAX_OUTPUT_BYTES = 8 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Input:
+    """One input of a call, until its last output."""
+
+    id: str
+    idx: int
+    call: Call
+    #: The arguments, as the client sent them (`FunctionInput`).
+    data: Message
+    #: Finished attempts.
+    retry: int = 0
+    #: Unix time of the start of the attempt that runs now; 0 while it waits.
+    started_at: float = 0.0
+    #: Containers that died under it.
+    n_crashes: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    def stop_timer(self) -> None:
+        """Ends the watch over this attempt's time limit."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One invocation: a single call (one input) or a map (many)."""
+
+    id: str
+    function: Function
+    #: The caller waits (`.remote`, `.map`); otherwise results are kept for later (`.spawn`).
+    is_sync: bool
+    is_map: bool
+    #: Inputs without a last output, or whose failure the client may retry.
+    inputs: dict[str, Input] = field(default_factory=dict)
+    n_inputs: int = 0
+    is_cancelled: bool = False
+    #: Keeps an output of a spawned call; set when it is not sync.
+    keep: Callable[[int, Message], None] | None = None
+    #: Outputs of a map that the client has not acknowledged, with their numbers.
+    _stream: deque[tuple[int, Message]] = field(default_factory=deque)
+    _n_streamed: int = 0
+    #: Last output of a sync single call.
+    _last: Message | None = None
+    _waiters: set[asyncio.Future[None]] = field(default_factory=set)
+
+    def add(self, idx: int, data: Message) -> Input:
+        """A new input."""
+        added = Input(f"in-{self.id[3:]}:{idx}", idx, self, data)
+        self.inputs[added.id] = added
+        self.n_inputs += 1
+        return added
+
+    def emit(self, output: Message) -> None:
+        """Takes an output and wakes who waits for it."""
+        if self.keep is not None:
+            self.keep(output.idx, output)
+        elif self.is_map:
+            self._n_streamed += 1
+            self._stream.append((self._n_streamed, output))
+        else:
+            self._last = output
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def acknowledge(self, number: int) -> None:
+        """Forgets the outputs up to a number: the client has them."""
+        while self._stream and self._stream[0][0] <= number:
+            self._stream.popleft()
+
+    def due(self) -> tuple[list[Message], int]:
+        """Outputs to send now and the number of the last one."""
+        if not self.is_map:
+            return ([self._last] if self._last is not None else []), 0
+        outputs: list[Message] = []
+        last, size = 0, 0
+        for number, output in islice(self._stream, MAX_OUTPUTS):
+            outputs.append(output)
+            last, size = number, size + len(output.result.data)
+            if size > MAX_OUTPUT_BYTES:
+                break
+        return outputs, last
+
+    def forget_last(self) -> None:
+        """Drops a failure that the client retries."""
+        self._last = None
+
+    @property
+    def n_due(self) -> int:
+        """Outputs that wait to be fetched."""
+        return len(self._stream)
+
+    async def wait(self, limit_s: float) -> None:
+        """Returns when an output was emitted, or after `limit_s`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait_for(waiter, limit_s)
+        except asyncio.TimeoutError:
+            return
+        finally:
+            self._waiters.discard(waiter)

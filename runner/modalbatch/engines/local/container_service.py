@@ -1,0 +1,87 @@
+"""RPCs of a container about itself. Runs on: laptop.
+
+Owns the one trick of the protocol here: a container that was started ahead of calls gets no answer to its first
+request until there is one, so it stands ready without having touched user code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from grpclib import GRPCError
+
+from modalbatch.engines.local.container import Container
+from modalbatch.engines.local.engine import Engine
+from modalbatch.engines.local.wire import Message, Peer, proto
+
+#: The runtime polls for cancellations for 15 s.
+_HEARTBEAT_S = 12.0
+
+
+class ContainerService:
+    """Hello, inputs, outputs, heartbeat, the end."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _container(self, peer: Peer) -> Container:
+        return self._engine.container(peer.container_id)
+
+    async def ContainerHello(self, request: Message, peer: Peer) -> None:
+        """Says hello back when there is work."""
+        await self._container(peer).released.wait()
+
+    async def ContainerHeartbeat(self, request: Message, peer: Peer) -> Message:
+        """Inputs to interrupt, as soon as there are any."""
+        input_ids = await self._container(peer).cancelled_inputs(_HEARTBEAT_S)
+        if not input_ids:
+            return proto.ContainerHeartbeatResponse()
+        return proto.ContainerHeartbeatResponse(cancel_input_event=proto.CancelInputEvent(input_ids=input_ids))
+
+    async def FunctionGetInputs(self, request: Message, peer: Peer) -> Message:
+        """Inputs to run, or the word to leave."""
+        container = self._container(peer)
+        inputs = await container.function.pool.next_inputs(
+            container, max(1, request.batch_max_size), request.batch_linger_ms / 1000
+        )
+        if not inputs:
+            return proto.FunctionGetInputsResponse(inputs=[proto.FunctionGetInputsItem(kill_switch=True)])
+        kinds = {
+            True: proto.FUNCTION_CALL_INVOCATION_TYPE_SYNC,
+            False: proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
+        }
+        return proto.FunctionGetInputsResponse(
+            inputs=[
+                proto.FunctionGetInputsItem(
+                    input_id=item.id,
+                    input=item.data,
+                    function_call_id=item.call.id,
+                    retry_count=item.retry,
+                    function_call_invocation_type=kinds[item.call.is_sync],
+                )
+                for item in inputs
+            ]
+        )
+
+    async def FunctionPutOutputs(self, request: Message, peer: Peer) -> None:
+        """Takes results."""
+        container = self._container(peer)
+        for output in request.outputs:
+            container.function.pool.put_output(container, output)
+
+    async def FunctionGetDynamicConcurrency(self, request: Message, peer: Peer) -> Message:
+        """Always the target: one machine has nothing to balance."""
+        return proto.FunctionGetDynamicConcurrencyResponse(concurrency=request.target_concurrency)
+
+    async def TaskResult(self, request: Message, peer: Peer) -> None:
+        """Takes the reason why user code could not be imported or entered."""
+        self._container(peer).result = request.result
+
+    async def ContainerStop(self, request: Message, peer: Peer) -> None:
+        """Ends a container: after its current inputs if graceful, else now."""
+        with contextlib.suppress(GRPCError):  # one that is gone needs no stopping
+            container = self._engine.container(request.task_id or peer.container_id)
+            if getattr(request, "graceful", False):
+                container.is_draining = True
+            else:
+                self._engine.run(lambda: container.function.pool.stop_container(container))

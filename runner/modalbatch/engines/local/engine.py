@@ -1,0 +1,373 @@
+"""The engine: what all services of one engine process share. Runs on: laptop.
+
+Owns apps, functions and calls by id, and their lives: who stops with whom. Speaks no protocol; the services do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modalbatch.engines.local.blob import BlobServer
+from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.container import Container
+from modalbatch.engines.local.environment import EnvironmentCache, cache_folder
+from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
+from modalbatch.engines.local.launcher import Launcher
+from modalbatch.engines.local.log import AppLog
+from modalbatch.engines.local.mount import MountStore
+from modalbatch.engines.local.pool import Pool
+from modalbatch.engines.local.provision import Provisioner
+from modalbatch.engines.local.store import Store
+from modalbatch.engines.local.wire import Message, message, mint_id, not_found, proto
+from modalbatch.errors import ModalbatchError
+
+_log = logging.getLogger("modalbatch.engine")
+#: Containers that start ahead of calls, per app.
+_MAX_PRESTARTED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How an engine process is set up."""
+
+    home: Path
+    #: Socket folder of this process: short path, mode 0700.
+    run_folder: Path
+    engine_id: str
+    uv_path: str
+    #: Containers per function instead of the number of cores.
+    containers: int | None
+    #: Seconds for which finished outputs are gathered before a map client hears of them.
+    linger_s: float
+
+
+class Engine:
+    """Everything alive in one engine process."""
+
+    def __init__(self, config: EngineConfig, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self.environ = environ
+        state = config.home / "engine"
+        (state / "logs").mkdir(parents=True, exist_ok=True)
+        self.store = Store(state / "state.db")
+        self.mounts = MountStore(state, self.store)
+        self.blobs = BlobServer(state / "blobs", self._volume_file)
+        cache = cache_folder(environ)
+        self.provisioner = Provisioner(
+            store=self.store,
+            cache=EnvironmentCache(cache, config.uv_path, environ),
+            cache_folder=cache,
+            uv_path=config.uv_path,
+            run_folder=config.run_folder,
+            environ=environ,
+        )
+        self.launcher = Launcher(
+            provisioner=self.provisioner,
+            mounts=self.mounts,
+            run_folder=config.run_folder,
+            engine_id=config.engine_id,
+            secret=self.secret,
+            volume_folder=self.volume_folder,
+            layout=self.layout,
+        )
+        self.apps: dict[str, App] = {}
+        self._functions: dict[str, Function] = {}
+        self._calls: dict[str, Call] = {}
+        self._bound: dict[bytes, str] = {}
+        self._watches: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Sentences that a person should know, in the order in which they came up.
+        self.notes: list[str] = []
+        #: Secrets made by `from_dict`, by id.
+        self.secrets: dict[str, dict[str, str]] = {}
+        self._load()
+
+    def _load(self) -> None:
+        for app_id, data in self.store.all("app"):
+            self.apps[app_id] = App.from_json(data, self._app_log(app_id))
+        for function_id, data in self.store.all("function"):
+            request = proto.FunctionCreateRequest.FromString(data)
+            if request.app_id in self.apps:
+                self.add_function(self.apps[request.app_id], request.function, function_id)
+
+    def _app_log(self, app_id: str) -> AppLog:
+        return AppLog(self.config.home / "engine" / "logs" / f"{app_id}.log")
+
+    def on_note(self, tell: Callable[[str], None]) -> None:
+        """Has every note told to the holders of the engine."""
+
+        def note(text: str) -> None:
+            if text not in self.notes:
+                self.notes.append(text)
+            tell(text)
+
+        self.provisioner.note = note
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Does something in the background: `work` returns a coroutine."""
+        task = asyncio.ensure_future(work())  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- apps
+
+    def add_app(self, *, environment: str, name: str, state: int, tags: Mapping[str, str]) -> App:
+        """A new app."""
+        app_id = mint_id("ap")
+        app = App(
+            id=app_id, environment=environment, name=name, state=state, tags=dict(tags), log=self._app_log(app_id)
+        )
+        self.apps[app_id] = app
+        return app
+
+    def app(self, app_id: str) -> App:
+        """An app by id. Raises: NOT_FOUND."""
+        if app_id not in self.apps:
+            raise not_found(f"app {app_id} is not known here")
+        return self.apps[app_id]
+
+    def save_app(self, app: App) -> None:
+        """Keeps a deployed app and its functions across restarts."""
+        self.store.put("app", app.id, app.to_json())
+        for function in app.functions.values():
+            if function.id in app.function_ids.values():
+                request = proto.FunctionCreateRequest(function=function.definition, app_id=app.id)
+                self.store.put("function", function.id, request.SerializeToString())
+
+    def tie(self, app: App, pid: int) -> None:
+        """Stops an ephemeral app when the process that started it ends, however it ends."""
+        with contextlib.suppress(OSError):
+            watch = os.pidfd_open(pid)
+            self._watches[app.id] = watch
+            asyncio.get_running_loop().add_reader(watch, self._client_ended, app)
+
+    def untie(self, app: App) -> None:
+        """Ends the watch over an app's client."""
+        watch = self._watches.pop(app.id, None)
+        if watch is not None:
+            asyncio.get_running_loop().remove_reader(watch)
+            os.close(watch)
+
+    def _client_ended(self, app: App) -> None:
+        self.untie(app)
+        self.client_left(app)
+
+    def client_left(self, app: App) -> None:
+        """What the end of its client means for an app: the end, unless it is deployed or detached."""
+        if app.state == proto.APP_STATE_DETACHED:
+            app.state = proto.APP_STATE_DETACHED_DISCONNECTED
+            self.finish_if_idle(app)
+        elif app.state in (proto.APP_STATE_INITIALIZING, proto.APP_STATE_EPHEMERAL) and not app.deployed_at:
+            self.run(lambda: self.stop_app(app))
+
+    def finish_if_idle(self, app: App) -> None:
+        """Stops a detached app whose client is gone and whose calls are done."""
+        if app.state == proto.APP_STATE_DETACHED_DISCONNECTED:
+            is_busy = any(f.pool.n_pending or f.pool.n_running for f in app.functions.values())
+            waiting = any(call.inputs for call in self._calls.values() if call.function.app is app)
+            if not is_busy and not waiting:
+                self.run(lambda: self.stop_app(app))
+
+    async def stop_app(self, app: App) -> None:
+        """Ends an app: its calls, its containers, its log."""
+        if app.state in (proto.APP_STATE_STOPPING, proto.APP_STATE_STOPPED):
+            return
+        app.state = proto.APP_STATE_STOPPING
+        self.untie(app)
+        if app.deployed_at:
+            self.store.unbind("app", app.environment, app.name)
+            self.store.drop(app.id)
+            for function_id in app.function_ids.values():
+                self.store.drop(function_id)
+        await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
+        app.state, app.stopped_at = proto.APP_STATE_STOPPED, time.time()
+        for function_id in app.functions:
+            self._functions.pop(function_id, None)
+        self._calls = {key: call for key, call in self._calls.items() if call.function.app is not app}
+        app.functions.clear()
+        app.log.finish()
+
+    # -- functions
+
+    def add_function(self, app: App, definition: Message, function_id: str = "", params: bytes = b"") -> Function:
+        """A new function of an app."""
+        function = Function(id=function_id or mint_id("fu"), app=app, definition=definition, params=params)
+        n_cores = self.config.containers or len(os.sched_getaffinity(0))
+        function.pool = Pool(function, n_cores, self.launcher.launch)
+        app.functions[function.id] = self._functions[function.id] = function
+        return function
+
+    def find_function(self, function_id: str) -> Function | None:
+        """A function by id, if it is known."""
+        return self._functions.get(function_id)
+
+    def function(self, function_id: str) -> Function:
+        """A function by id. Raises: NOT_FOUND."""
+        function = self._functions.get(function_id)
+        if function is None:
+            raise not_found(f"function {function_id} is not known here: its app has stopped")
+        return function
+
+    def bind(self, base: Function, params: bytes, options: Message) -> Function:
+        """A class with its parameters, or a function with options: one pool of its own per combination."""
+        said = options.SerializeToString(deterministic=True)
+        key = hashlib.sha256(b"\0".join((base.id.encode(), params, said, definition_hash(base.definition)))).digest()
+        known = self._functions.get(self._bound.get(key, ""))
+        if known is not None:
+            return known
+        bound = self.add_function(base.app, bound_definition(base.definition, options), params=params)
+        self._bound[key] = bound.id
+        return bound
+
+    def publish(self, app: App) -> None:
+        """Puts staged definitions into force; containers of changed functions end after what they do."""
+        current = set(app.function_ids.values())
+        for function in list(app.functions.values()):
+            staged, function.staged = function.staged, None
+            changed = staged is not None and definition_hash(staged) != definition_hash(function.definition)
+            if staged is not None:
+                function.definition = staged
+            if changed or (app.deployed_at and function.id not in current):
+                function.pool.retire()
+        for function_id in current:
+            self.function(function_id).pool.keep_warm()
+
+    def prestart(self, app: App) -> None:
+        """Starts containers of an app's first functions up to the door of user code."""
+        for function_id in list(app.function_ids.values())[:_MAX_PRESTARTED]:
+            if not self.function(function_id).definition.class_parameter_info.schema:
+                self.function(function_id).pool.prestart()
+
+    def layout(self, app: App) -> Message:
+        """Ids and metadata of everything that an app's code refers to."""
+        object_ids = set(app.function_ids.values()) | set(app.class_ids.values())
+        for function_id in app.function_ids.values():
+            object_ids |= {item.object_id for item in self.function(function_id).definition.object_dependencies}
+        objects = [self._describe(object_id) for object_id in sorted(object_ids)]
+        return proto.AppLayout(function_ids=app.function_ids, class_ids=app.class_ids, objects=objects)
+
+    def _describe(self, object_id: str) -> Message:
+        described = proto.Object(object_id=object_id)
+        kind = object_id[:2]
+        if kind == "fu" and (function := self._functions.get(object_id)):
+            described.function_handle_metadata.CopyFrom(function.handle())
+        elif kind == "cs":
+            described.class_handle_metadata.SetInParent()
+        elif kind == "mo":
+            described.mount_handle_metadata.content_checksum_sha256_hex = object_id
+        elif kind == "vo":
+            described.volume_metadata.CopyFrom(self.volume_metadata(object_id))
+        return described
+
+    # -- calls
+
+    def add_call(self, function: Function, *, is_sync: bool, is_map: bool) -> Call:
+        """A new call; one that is spawned is kept across restarts."""
+        call = Call(mint_id("fc"), function, is_sync, is_map)
+        self._calls[call.id] = call
+        if not is_sync:
+            call.keep = lambda idx, output: self._keep_output(call, idx, output)
+            self.save_call(call)
+        return call
+
+    def save_call(self, call: Call) -> None:
+        """Keeps what is known of a spawned call."""
+        facts = {"app_id": call.function.app.id, "function_id": call.function.id, "n_inputs": call.n_inputs}
+        self.store.put("call", call.id, json.dumps(facts).encode())
+
+    def find_call(self, call_id: str) -> Call | None:
+        """A call that has unfinished work in this engine."""
+        return self._calls.get(call_id)
+
+    def call(self, call_id: str) -> Call:
+        """A call by id. Raises: NOT_FOUND."""
+        call = self._calls.get(call_id)
+        if call is None:
+            raise not_found(f"function call {call_id} is not known here")
+        return call
+
+    def drop_call(self, call: Call) -> None:
+        """Forgets a call that is finished and fetched."""
+        self._calls.pop(call.id, None)
+
+    def _keep_output(self, call: Call, idx: int, output: Message) -> None:
+        self.store.put_output(call.id, idx, output.SerializeToString())
+        if not call.inputs and not call.is_map:
+            self.drop_call(call)
+        self.finish_if_idle(call.function.app)
+
+    # -- containers
+
+    def container(self, container_id: str) -> Container:
+        """A container by id. Raises: NOT_FOUND."""
+        for function in self._functions.values():
+            for container in function.pool.containers:
+                if container.id == container_id:
+                    return container
+        raise not_found(f"container {container_id} is not running")
+
+    # -- objects that functions use
+
+    def secret(self, secret_id: str) -> Mapping[str, str]:
+        """The variables of a secret."""
+        if secret_id not in self.secrets:
+            data = self.store.find("secret", secret_id)
+            if data is None:
+                raise not_found(f"secret {secret_id} is not known here")
+            self.secrets[secret_id] = json.loads(data)
+        return self.secrets[secret_id]
+
+    def volume_metadata(self, volume_id: str) -> Message:
+        """A volume's name and version. Raises: NOT_FOUND."""
+        facts = self._volume(volume_id)
+        return message(proto.VolumeMetadata, name=facts["name"], version=facts["version"])
+
+    def volume_folder(self, volume_id: str) -> Path:
+        """Where a volume's files are."""
+        folder = self.config.home / "volumes" / str(self._volume(volume_id)["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _volume(self, volume_id: str) -> dict[str, object]:
+        data = self.store.find("volume", volume_id)
+        if data is None:
+            raise not_found(f"volume {volume_id} is not known here")
+        facts: dict[str, object] = json.loads(data)
+        return facts
+
+    def _volume_file(self, volume_id: str, path: str) -> Path:
+        from modalbatch.engines.local.volume import existing
+
+        return existing(self.volume_folder(volume_id), path)
+
+    # -- end
+
+    async def close(self) -> None:
+        """Stops everything: apps gracefully for a moment, then all processes at once."""
+        stops = [self._stop_for_good(app) for app in self.apps.values() if app.is_live]
+        if stops:
+            await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=3)
+        self.provisioner.close()
+        await self.blobs.close()
+        for task in list(self._tasks):
+            task.cancel()
+        shutil.rmtree(self.config.home / "volumes" / ".ephemeral", ignore_errors=True)
+        self.store.close()
+
+    async def _stop_for_good(self, app: App) -> None:
+        """Ends an app's containers without undeploying it."""
+        app.state = proto.APP_STATE_STOPPING
+        try:
+            await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
+        except (ModalbatchError, OSError):
+            _log.exception("stopping %s", app.id)

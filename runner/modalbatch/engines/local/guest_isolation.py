@@ -1,0 +1,122 @@
+"""The walls of a container: namespaces, mounts, death signals. Runs on: container.
+
+Owns the system calls that make a forked process a container of its own. Imports the standard library only: it runs
+under the interpreter of an image's environment, where modalbatch is not installed. It starts no process itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x0002_0000, 0x1000_0000, 0x2000_0000
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_RDONLY, _MS_REMOUNT = 4096, 16384, 1 << 18, 1, 32
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with_parent() -> None:
+    """Asks the kernel for SIGKILL when the parent ends; call it after any change of user namespace, which resets it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of orphaned descendants, where there is no PID namespace to do it."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def enter_namespaces() -> bool:
+    """Moves into new mount and PID namespaces (the latter for children only); False where the kernel refuses."""
+    if _LIBC.unshare(_CLONE_NEWNS | _CLONE_NEWPID) == 0:
+        return True
+    uid, gid = os.getuid(), os.getgid()
+    if _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID) != 0:
+        return False
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        Path(f"/proc/self/{name}").write_text(text)
+    return True
+
+
+def mount_folders(binds: list[tuple[str, str, bool]], scratch: str) -> None:
+    """Shows (source, target, read_only) at absolute paths; needs `enter_namespaces` and an empty folder `scratch`.
+
+    Missing mount points are made in the namespace only, never on the host's disk.
+
+    Raises: OSError when the kernel refuses.
+    """
+    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    ours: set[str] = set()
+    if any(not os.path.exists(target) for _, target, _ in binds):  # noqa: PTH110
+        _move_to_copy_of_root(scratch)
+        ours.add("/")
+    for source, target, read_only in sorted(binds, key=lambda bind: bind[1]):
+        _make_mount_point(target, os.path.isdir(source), ours)  # noqa: PTH112
+        _mount(source, target, None, _MS_BIND | _MS_REC)
+        if read_only:
+            _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+
+
+def mount_proc() -> None:
+    """Gives a new PID namespace its own /proc; where that is refused the old one stays, and shows all processes."""
+    try:
+        _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    except OSError:
+        return
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
+    names = [text.encode() if text is not None else None for text in (source, target, kind)]
+    if _LIBC.mount(*names, ctypes.c_ulong(flags), None) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"mount {source} on {target}: {os.strerror(error)}")
+
+
+def _move_to_copy_of_root(scratch: str) -> None:
+    """Replaces / by a tmpfs that shows everything of the old one, so that new folders can appear in it."""
+    folder = os.getcwd()  # noqa: PTH109
+    _mount("tmpfs", scratch, "tmpfs", 0)
+    _show_entries("/", scratch)
+    os.chroot(scratch)
+    os.chdir(folder)
+
+
+def _show_entries(old: str, new: str) -> None:
+    """Makes every entry of folder `old` visible in the empty tmpfs folder `new`."""
+    for entry in os.scandir(old):
+        target = f"{new}/{entry.name}"
+        if entry.is_symlink():
+            os.symlink(os.readlink(entry.path), target)  # noqa: PTH115, PTH211
+        elif entry.is_dir():
+            os.mkdir(target)  # noqa: PTH102
+            _mount(entry.path, target, None, _MS_BIND | _MS_REC)
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+            _mount(entry.path, target, None, _MS_BIND)
+
+
+def _make_mount_point(path: str, is_folder: bool, ours: set[str]) -> None:
+    """Makes a missing file or folder; `ours` are the folders that exist in this namespace only."""
+    if os.path.exists(path):  # noqa: PTH110
+        return
+    parent = os.path.dirname(path)  # noqa: PTH120
+    _make_mount_point(parent, True, ours)
+    if parent not in ours:
+        _cover(parent)
+        ours.add(parent)
+    if is_folder:
+        os.mkdir(path)  # noqa: PTH102
+        ours.add(path)
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def _cover(folder: str) -> None:
+    """Puts a tmpfs over a host folder that shows the same entries, so that mount points can be made in it."""
+    # An open descriptor still reaches what the tmpfs is about to hide.
+    old = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _mount("tmpfs", folder, "tmpfs", 0)
+    _show_entries(f"/proc/self/fd/{old}", folder)
+    os.close(old)

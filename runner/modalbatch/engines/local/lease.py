@@ -1,0 +1,268 @@
+"""A command's hold on the engine of a home. Runs on: laptop.
+
+Owns starting an engine, joining the one that runs, and leaving. An engine lives as long as somebody holds a connection
+to its lease socket, so a command that is killed lets go as surely as one that ends. The sockets are made here, before
+the engine process exists: a client may connect at once and is served when the engine is up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib.metadata
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import uv
+
+from modalbatch.errors import ModalbatchError, UnavailableError
+
+_RUN_PREFIX = "mbe-"
+_RECORD = "engine.json"
+_LOCK = "engine.lock"
+_BACKLOG = 128
+#: How long an engine that is stopping may take before a new command gives up on it.
+_JOIN_LIMIT_S = 30.0
+_RETRY_S = 0.02
+#: Versions of modal that the engine is tested with.
+_TESTED = ((1, 4), (1, 7))
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class LocalEngine:
+    """One engine per home: starts it, or joins the one that runs. A context manager; leaving it releases our hold.
+
+    Raises: UnavailableError when the engine cannot be started or joined.
+    """
+
+    #: Unique per start of an engine process.
+    engine_id: str
+    #: Kept in the home, the same across restarts.
+    home_id: str
+
+    def __init__(self, home: Path, *, containers: int | None = None, linger_s: float = 0.02) -> None:
+        self._home = Path(home).absolute()
+        self._containers = containers
+        self._linger_s = linger_s
+        self._lease: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._record: dict[str, Any] = {}
+        self._received = b""
+        self._notes: list[str] = []
+
+    def __enter__(self) -> LocalEngine:
+        self._home.mkdir(parents=True, exist_ok=True)
+        self.home_id = _home_id(self._home)
+        end = time.monotonic() + _JOIN_LIMIT_S
+        while not (self._start() or self._join()):
+            if time.monotonic() > end:
+                raise UnavailableError(f"the local engine of {self._home} neither answers nor ends")
+            time.sleep(_RETRY_S)
+        self.engine_id = self._record["engine_id"]
+        self._notes += _version_notes()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lease is None:
+            return
+        with contextlib.suppress(OSError):
+            self._lease.shutdown(socket.SHUT_WR)
+        self._listen(block=True)  # until the engine is gone, or has noted that we are
+        self._lease.close()
+        self._lease = None
+        if self._process is not None and b'"gone"' in self._received:
+            self._process.wait()
+
+    def environ(self) -> dict[str, str]:
+        """Variables for a client process, to be put over an environment without any MODAL_* variables."""
+        no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+        return {
+            "MODAL_SERVER_URL": f"unix://{self._record['run_folder']}/api",
+            "MODAL_TOKEN_ID": "ak-local",
+            "MODAL_TOKEN_SECRET": self._record["token"],
+            "MODAL_CONFIG_PATH": os.devnull,
+            "MODAL_ENVIRONMENT": "main",
+            "MODALBATCH_LOCAL_ENGINE": self.engine_id,
+            "NO_PROXY": ",".join(filter(None, [no_proxy, "127.0.0.1"])),
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person must know about this engine, as far as it is known now."""
+        self._listen(block=False)
+        told = [json.loads(line) for line in self._received.split(b"\n")[:-1]]
+        return self._notes + [text for item in told for text in item.get("notes", [])]
+
+    def _start(self) -> bool:
+        """Starts an engine, unless there is one."""
+        lock = os.open(self._home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        _sweep(self._home)
+        folder = Path(tempfile.mkdtemp(prefix=_RUN_PREFIX, dir=_short_folder()))
+        self._record = {
+            "engine_id": secrets.token_hex(8),
+            "token": f"as-{secrets.token_hex(16)}",
+            "run_folder": str(folder),
+        }
+        _write_private(self._home / _RECORD, json.dumps(self._record))
+        with _listening(folder / "api") as api, _listening(folder / "lease") as leases:
+            # Our hold waits in the queue before the engine exists: it cannot start without one.
+            self._lease = _connect(folder / "lease")
+            self._spawn(lock, api, leases)
+        os.close(lock)  # the engine has a copy, and with it the lock
+        return True
+
+    def _spawn(self, lock: int, api: socket.socket, leases: socket.socket) -> None:
+        log_folder = self._home / "engine" / "logs"
+        log_folder.mkdir(parents=True, exist_ok=True)
+        options = {
+            **self._record,
+            "home": str(self._home),
+            "lock": lock,
+            "api": api.fileno(),
+            "leases": leases.fileno(),
+            "containers": self._containers,
+            "linger_s": self._linger_s,
+            "uv_path": uv.find_uv_bin(),
+        }
+        with (log_folder / "engine.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "modalbatch.engines.local.main", json.dumps(options)],
+                pass_fds=[lock, api.fileno(), leases.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+
+    def _join(self) -> bool:
+        """Joins the engine that runs; False when it is just starting or stopping."""
+        try:
+            self._record = json.loads((self._home / _RECORD).read_text())
+            self._lease = _connect(Path(self._record["run_folder"]) / "lease")
+            greeting = self._lease.recv(65536)
+        except (OSError, ValueError):
+            return False
+        self._received = greeting
+        return bool(greeting)
+
+    def _listen(self, *, block: bool) -> None:
+        """Takes what the engine has said; with `block` until it closes the connection."""
+        if self._lease is None:
+            return
+        self._lease.setblocking(block)
+        with contextlib.suppress(OSError):
+            while data := self._lease.recv(65536):
+                self._received += data
+
+
+def run_command(home: Path, command: Sequence[str], *, containers: int | None = None) -> int:
+    """Runs a command against the engine of a home and returns its exit code (128 + N for a signal N).
+
+    SIGINT and SIGTERM go on to the command, which is in a session of its own and gets each exactly once.
+    """
+    with LocalEngine(home, containers=containers) as engine:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
+        try:
+            process = subprocess.Popen(
+                command,
+                env=environ | engine.environ(),
+                start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509
+            )
+        except OSError as error:
+            raise ModalbatchError(f"cannot run `{command[0]}`: {error.strerror}") from error
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            process.send_signal(number)
+
+        old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _end_with_parent() -> None:
+    """In the command, before it starts: SIGTERM when we are killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _home_id(home: Path) -> str:
+    path = home / "home_id"
+    if not path.exists():
+        draft = home / f"home_id.{os.getpid()}"
+        draft.write_text(secrets.token_hex(8))
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)  # whoever is first wins
+        draft.unlink()
+    return path.read_text().strip()
+
+
+def _sweep(home: Path) -> None:
+    """Removes what a killed engine left; called with the lock held."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        folder = Path(json.loads((home / _RECORD).read_text())["run_folder"])
+        if folder.name.startswith(_RUN_PREFIX) and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_folder() -> str:
+    """A temporary folder whose name leaves room in the 108 bytes of a socket's path."""
+    return "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108
+
+
+def _write_private(path: Path, text: str) -> None:
+    handle, draft = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    Path(draft).replace(path)
+
+
+def _listening(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    made.listen(_BACKLOG)
+    return made
+
+
+def _connect(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.connect(str(path))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _version_notes() -> list[str]:
+    version = importlib.metadata.version("modal")
+    first, last = _TESTED
+    if first <= tuple(int(part) for part in version.split(".")[:2]) < last:
+        return []
+    tested = f">={first[0]}.{first[1]},<{last[0]}.{last[1]}"
+    return [f"modal {version} is outside the range that the local engine is tested with ({tested})"]

@@ -1,0 +1,142 @@
+"""What an image needs on this machine, and the fork server that runs it. Runs on: laptop.
+
+Owns images by id, the choice of interpreter and environment for each, and one fork server per environment. An
+environment that was used before is known by its image's id, so its fork server starts as soon as a client names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from modalbatch.engines.local.environment import EnvironmentCache, EnvironmentSpec
+from modalbatch.engines.local.forkserver import ForkServer, container_environ
+from modalbatch.engines.local.image import ImageSpec, read_image
+from modalbatch.engines.local.interpreter import choose_interpreter
+from modalbatch.engines.local.store import Store
+from modalbatch.engines.local.wire import Message, not_found, proto
+
+#: Fork servers kept at a time; each holds about 45 MB, most of it shared with its containers.
+_MAX_SERVERS = 4
+_IMAGE_PREFIX = "im-"
+
+
+class Provisioner:
+    """Images, their environments, their fork servers."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        cache: EnvironmentCache,
+        cache_folder: Path,
+        uv_path: str,
+        run_folder: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._interpreters_path = cache_folder / "interpreters.json"
+        self._uv_path = uv_path
+        self._run_folder = run_folder
+        self.environ = container_environ(environ)
+        self._specs: dict[str, ImageSpec] = {}
+        self._servers: dict[str, ForkServer] = {}
+        #: Called with a sentence that a person should know.
+        self.note: Callable[[str], None] = lambda _text: None
+
+    def adopt(self, key: str, server: ForkServer) -> None:
+        """Takes a fork server that was started before us."""
+        self._servers[key] = server
+
+    def add_image(self, image: Message) -> str:
+        """Takes a layer; its id, equal for equal layers."""
+        data = image.SerializeToString(deterministic=True)
+        image_id = _IMAGE_PREFIX + hashlib.sha256(data).hexdigest()[:22]
+        if self._store.find("image", image_id) is None:
+            self._store.put("image", image_id, data)
+        key = self._store.find("used", f"{image_id}-used")
+        if key is not None and self._cache.has(key.decode()):
+            self._server(key.decode())
+        return image_id
+
+    def python_version(self, image_id: str) -> str:
+        """The minor version that an image asks for."""
+        return self.spec(image_id).python
+
+    def spec(self, image_id: str) -> ImageSpec:
+        """What an image says. Raises: NOT_FOUND for an id of another engine."""
+        if image_id not in self._specs:
+            self._specs[image_id] = read_image(self._layers(image_id), self._python_of_mount)
+        return self._specs[image_id]
+
+    async def environment(
+        self, image_id: str, secret: Callable[[str], Mapping[str, str]], say: Callable[[str], None]
+    ) -> Path:
+        """The folder of an image's environment, built if need be, with its fork server started.
+
+        Raises: ModalbatchError when it cannot be built.
+        """
+        spec = self.spec(image_id)
+        wanted, note = choose_interpreter(spec.python, self._interpreters_path, self._uv_path)
+        if note:
+            self.note(note)
+            say(note)
+        plan = EnvironmentSpec(
+            interpreter=wanted, modal_version=importlib.metadata.version("modal"), steps=tuple(spec.steps)
+        )
+        secrets: dict[str, str] = {}
+        for step in spec.steps:
+            for secret_id in step.secret_ids:
+                secrets.update(secret(secret_id))
+        path = await self._cache.ensure(plan, secrets, say)
+        if self._store.find("used", f"{image_id}-used") != plan.key.encode():
+            self._store.put("used", f"{image_id}-used", plan.key.encode())
+        if self._store.find("last", "last") != plan.key.encode():
+            self._store.put("last", "last", plan.key.encode())
+        self._server(plan.key)
+        return path
+
+    def server(self, environment: Path) -> ForkServer:
+        """The fork server of an environment, a new one if the last has died."""
+        return self._server(environment.name)
+
+    def close(self) -> None:
+        """Kills every fork server and with them all containers."""
+        for server in self._servers.values():
+            server.kill()
+
+    def _server(self, key: str) -> ForkServer:
+        server = self._servers.pop(key, None)
+        if server is None or server.is_dead:
+            server = ForkServer(self._cache.path(key) / "bin" / "python", self.environ, self._run_folder / f"{key}.err")
+        self._servers[key] = server  # the most recently used is last
+        for old in [old for old, other in self._servers.items() if not other.n_containers][: -_MAX_SERVERS or None]:
+            self._servers.pop(old).kill()
+        return server
+
+    def _layers(self, image_id: str) -> list[Message]:
+        layers: list[Message] = []
+        while image_id:
+            data = self._store.find("image", image_id)
+            if data is None:
+                raise not_found(f"image {image_id} was not made by this engine")
+            layers.insert(0, proto.Image.FromString(data))
+            bases = layers[0].base_images
+            image_id = bases[0].image_id if bases else ""
+        return layers
+
+    def _python_of_mount(self, mount_id: str) -> str:
+        name = self._store.find("mount-name", f"{mount_id}-name") if mount_id else None
+        found = re.search(r"python-build-standalone\D*(\d+\.\d+)", name.decode()) if name else None
+        return found[1] if found else ""
+
+
+def remove_quietly(path: Path) -> None:
+    """Removes a file that may be gone."""
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,102 @@
+"""The gRPC service: from the protocol's descriptor and our handlers to a server. Runs on: laptop.
+
+Owns dispatch, the token check and the promise that a bug answers at once with one readable error. What no handler
+knows answers UNIMPLEMENTED by name, so a newer client fails loudly and only where it uses something new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpclib.const
+import grpclib.server
+from google.protobuf.empty_pb2 import Empty
+from grpclib import GRPCError, Status
+
+from modalbatch.engines.local.wire import Message, Peer, proto, refused, unsupported
+from modalbatch.errors import ModalbatchError
+
+#: `async def Name(self, request, peer) -> reply`, or with a third argument that sends one message of a stream.
+Handler = Callable[..., Awaitable[Any]]
+
+_log = logging.getLogger("modalbatch.engine")
+_CONTAINER_PREFIX = "ta-"
+
+
+class Service:
+    """Every RPC of Modal's service, answered by the first of `parts` that has a method of that name."""
+
+    def __init__(self, parts: Sequence[object], *, token: str, log_path: Path) -> None:
+        self._parts = parts
+        self._token = token
+        self._log_path = log_path
+        self._server = grpclib.server.Server([self])
+
+    async def listen(self, path: str | None = None, *, sock: socket.socket | None = None) -> asyncio.AbstractServer:
+        """Serves on one more unix socket: a new path, or a socket that is bound already."""
+        loop = asyncio.get_running_loop()
+        # One table of methods for all sockets: building it takes longer than starting a container should.
+        return await loop.create_unix_server(self._server._protocol_factory, path, sock=sock, backlog=100)
+
+    def __mapping__(self) -> dict[str, Any]:
+        """The table that grpclib serves from."""
+        service = proto.DESCRIPTOR.services_by_name["ModalClient"]
+        return {f"/{service.full_name}/{method.name}": self._entry(method) for method in service.methods}
+
+    def _entry(self, method: Any) -> Any:
+        kinds = grpclib.const.Cardinality
+        kind = {
+            (False, False): kinds.UNARY_UNARY,
+            (False, True): kinds.UNARY_STREAM,
+            (True, False): kinds.STREAM_UNARY,
+            (True, True): kinds.STREAM_STREAM,
+        }[method.client_streaming, method.server_streaming]
+        request_class = getattr(proto, method.input_type.name, Empty)
+        reply_class = getattr(proto, method.output_type.name, Empty)
+        handler = next((getattr(part, method.name) for part in self._parts if hasattr(part, method.name)), None)
+        return grpclib.const.Handler(
+            self._wrap(method.name, handler, method.server_streaming, reply_class), kind, request_class, reply_class
+        )
+
+    def _wrap(self, name: str, handler: Handler | None, streams: bool, reply_class: Any) -> Any:
+        async def serve(stream: Any) -> None:
+            request = await stream.recv_message()
+            peer = _peer(stream.peer)
+            if handler is None:
+                raise unsupported(name)
+            if not peer.container_id and stream.metadata.get("x-modal-token-secret") != self._token:
+                raise GRPCError(Status.UNAUTHENTICATED, "this engine belongs to another command: its token differs")
+            try:
+                if streams:
+                    await handler(request, peer, stream.send_message)
+                else:
+                    reply: Message = await handler(request, peer)
+                    await stream.send_message(reply_class() if reply is None else reply)
+            except (GRPCError, ConnectionError, asyncio.CancelledError):
+                raise
+            except ModalbatchError as error:
+                raise refused(error.render().removeprefix("error: ")) from error
+            except Exception as error:
+                if type(error).__name__ in ("StreamTerminatedError", "ProtocolError"):  # the caller has left
+                    raise
+                _log.exception("%s failed", name)
+                # INTERNAL would be retried eight times in silence.
+                raise refused(
+                    f"modalbatch's local engine failed in {name}: {error!r}\nhint: see {self._log_path}"
+                ) from error
+
+        return serve
+
+
+def _peer(peer: Any) -> Peer:
+    transport = peer._transport
+    name = Path(str(transport.get_extra_info("sockname"))).name
+    credentials = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid = struct.unpack("iii", credentials)[0]
+    return Peer(container_id=name if name.startswith(_CONTAINER_PREFIX) else "", pid=pid)

@@ -1,0 +1,182 @@
+"""RPCs about volumes. Runs on: laptop. Owns their names and the two ways of uploading; files are `volume.py`'s."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from modalbatch.engines.local import volume
+from modalbatch.engines.local.app_service import DEFAULT_ENVIRONMENT, Send
+from modalbatch.engines.local.engine import Engine
+from modalbatch.engines.local.object_service import get_or_create
+from modalbatch.engines.local.provision import remove_quietly
+from modalbatch.engines.local.wire import Message, Peer, already_exists, message, not_found, proto
+
+#: Entries in one message of a listing.
+_LIST_BATCH = 500
+
+
+class VolumeService:
+    """Volumes: names, files, uploads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def VolumeGetOrCreate(self, request: Message, peer: Peer) -> Message:
+        """A volume by name, or a nameless one that lives as long as the engine."""
+        environment = request.environment_name or DEFAULT_ENVIRONMENT
+        name, version = request.deployment_name, request.version or proto.VOLUME_FS_VERSION_V1
+
+        def create(volume_id: str, named: bool) -> None:
+            folder = f"{environment}/{name}" if named else f".ephemeral/{volume_id}"
+            facts = {"name": name if named else "", "environment": environment, "version": version, "folder": folder}
+            self._engine.store.put("volume", volume_id, json.dumps(facts).encode())
+            self._engine.volume_folder(volume_id)
+
+        volume_id = get_or_create(self._engine.store, "volume", "vo", request, create)
+        metadata = self._engine.volume_metadata(volume_id)
+        return message(
+            proto.VolumeGetOrCreateResponse, volume_id=volume_id, version=metadata.version, metadata=metadata
+        )
+
+    async def VolumeGetById(self, request: Message, peer: Peer) -> Message:
+        """A volume by id."""
+        metadata = self._engine.volume_metadata(request.volume_id)
+        return message(proto.VolumeGetByIdResponse, volume_id=request.volume_id, metadata=metadata)
+
+    async def VolumeList(self, request: Message, peer: Peer) -> Message:
+        """The named volumes of an environment."""
+        environment = request.environment_name or DEFAULT_ENVIRONMENT
+        items = [
+            message(
+                proto.VolumeListItem,
+                label=name,
+                volume_id=volume_id,
+                created_at=created_at,
+                metadata=self._engine.volume_metadata(volume_id),
+            )
+            for name, volume_id, created_at in self._engine.store.names("volume", environment)
+            if _is_before(request, created_at)
+        ]
+        limit = request.pagination.max_objects or None
+        return message(proto.VolumeListResponse, items=items[:limit], environment_name=environment)
+
+    async def VolumeDelete(self, request: Message, peer: Peer) -> None:
+        """Removes a volume and its files."""
+        folder = self._engine.volume_folder(request.volume_id)
+        volume.remove_file(folder, "/", recursive=True)
+        folder.rmdir()
+        self._engine.store.drop(request.volume_id)
+
+    async def VolumeRename(self, request: Message, peer: Peer) -> None:
+        """Gives a volume and its folder another name."""
+        data = self._engine.store.find("volume", request.volume_id)
+        if data is None:
+            raise not_found(f"volume {request.volume_id} is not known here")
+        facts = json.loads(data)
+        if self._engine.store.resolve("volume", facts["environment"], request.name):
+            raise already_exists(f"volume `{request.name}` already exists")
+        old = self._engine.volume_folder(request.volume_id)
+        old.rename(old.with_name(request.name))
+        self._engine.store.unbind("volume", facts["environment"], facts["name"])
+        self._engine.store.bind("volume", facts["environment"], request.name, request.volume_id)
+        facts |= {"name": request.name, "folder": f"{facts['environment']}/{request.name}"}
+        self._engine.store.put("volume", request.volume_id, json.dumps(facts).encode())
+
+    async def VolumeCommit(self, request: Message, peer: Peer) -> Message:
+        """Everybody sees the same folder: there is nothing to do."""
+        return message(proto.VolumeCommitResponse, skip_reload=True)
+
+    async def VolumeReload(self, request: Message, peer: Peer) -> None:
+        """Everybody sees the same folder: there is nothing to do."""
+
+    async def VolumeHeartbeat(self, request: Message, peer: Peer) -> None:
+        """A nameless volume lives as long as the engine."""
+
+    async def VolumeListFiles(self, request: Message, peer: Peer, send: Send) -> None:
+        """Lists files, version 1."""
+        await self._list(request, send, proto.VolumeListFilesResponse)
+
+    async def VolumeListFiles2(self, request: Message, peer: Peer, send: Send) -> None:
+        """Lists files, version 2."""
+        await self._list(request, send, proto.VolumeListFiles2Response)
+
+    async def _list(self, request: Message, send: Send, response_class: type) -> None:
+        folder = self._engine.volume_folder(request.volume_id)
+        batch = []
+        for entry in volume.list_files(folder, request.path, recursive=request.recursive):
+            batch.append(entry)
+            if len(batch) == _LIST_BATCH:
+                await send(response_class(entries=batch))
+                batch = []
+        await send(response_class(entries=batch))
+
+    async def VolumeGetFile2(self, request: Message, peer: Peer) -> Message:
+        """Addresses of a file's blocks, within a range."""
+        folder = self._engine.volume_folder(request.volume_id)
+        path = volume.existing(folder, request.path)
+        if path.is_dir():
+            raise not_found(f"{request.path!r} is a folder")
+        size = path.stat().st_size
+        start = min(request.start, size)
+        length = min(request.len or size, size - start)
+        urls, position = [], start
+        while position < start + length:
+            end = min(start + length, (position // volume.BLOCK_BYTES + 1) * volume.BLOCK_BYTES)
+            urls.append(await self._engine.blobs.range_url(request.volume_id, request.path, position, end - position))
+            position = end
+        return proto.VolumeGetFile2Response(get_urls=urls, size=size, start=start, len=length)
+
+    async def VolumePutFiles2(self, request: Message, peer: Peer) -> Message:
+        """Writes files once all their blocks are here; else says where to send those that miss."""
+        folder = self._engine.volume_folder(request.volume_id)
+        if request.disallow_overwrite_existing_files:
+            volume.refuse_overwriting(folder, [item.path for item in request.files])
+        missing, used = [], set()
+        for file_number, item in enumerate(request.files):
+            for block_number, block in enumerate(item.blocks):
+                name = f"block-{block.contents_sha256.hex()}"
+                used.add(name)
+                if not self._engine.blobs.path(name).exists():
+                    missing.append(
+                        proto.VolumePutFiles2Response.MissingBlock(
+                            file_index=file_number,
+                            block_index=block_number,
+                            put_url=await self._engine.blobs.blob_url(name),
+                        )
+                    )
+        if not missing:
+            for item in request.files:
+                pieces = [self._engine.blobs.path(f"block-{block.contents_sha256.hex()}") for block in item.blocks]
+                volume.write_file(folder, item.path, pieces, size=item.size, mode=item.mode)
+            for name in used:
+                remove_quietly(self._engine.blobs.path(name))
+        return proto.VolumePutFiles2Response(missing_blocks=missing)
+
+    async def VolumePutFiles(self, request: Message, peer: Peer) -> None:
+        """Writes files whose contents were uploaded like a mount's."""
+        folder = self._engine.volume_folder(request.volume_id)
+        if request.disallow_overwrite_existing_files:
+            volume.refuse_overwriting(folder, [item.filename for item in request.files])
+        for item in request.files:
+            source: Path = self._engine.mounts.file(item.sha256_hex)
+            size = source.stat().st_size
+            volume.write_file(folder, item.filename, [source], size=size, mode=item.mode)
+
+    async def VolumeRemoveFile(self, request: Message, peer: Peer) -> None:
+        """Removes a file, version 1."""
+        volume.remove_file(self._engine.volume_folder(request.volume_id), request.path, recursive=request.recursive)
+
+    VolumeRemoveFile2 = VolumeRemoveFile
+
+    async def VolumeCopyFiles(self, request: Message, peer: Peer) -> None:
+        """Copies files within a volume, version 1."""
+        folder = self._engine.volume_folder(request.volume_id)
+        volume.copy_files(folder, list(request.src_paths), request.dst_path, recursive=request.recursive)
+
+    VolumeCopyFiles2 = VolumeCopyFiles
+
+
+def _is_before(request: Message, created_at: float) -> bool:
+    limit = request.pagination.created_before
+    return not limit or created_at < limit

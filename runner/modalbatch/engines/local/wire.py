@@ -1,0 +1,100 @@
+"""Modal's protocol as plain helpers: messages, retry tokens, errors. Runs on: laptop.
+
+Owns tolerance between versions: `message` drops fields that the installed modal does not know. Imports the protocol's
+messages (`modal_proto`) but never `modal` itself, which would triple the engine's start-up time.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import string
+from dataclasses import dataclass
+from typing import Any
+
+from grpclib import GRPCError, Status
+from modal_proto import api_pb2
+
+#: A protobuf message; the generated classes are not typed here.
+Message = Any
+
+#: The protocol's classes, untyped here: fields come and go between versions.
+proto: Any = api_pb2
+Result: Any = api_pb2.GenericResult
+SUCCESS = Result.GENERIC_STATUS_SUCCESS
+FAILURE = Result.GENERIC_STATUS_FAILURE
+TERMINATED = Result.GENERIC_STATUS_TERMINATED
+TIMEOUT = Result.GENERIC_STATUS_TIMEOUT
+
+#: Seconds that a long poll is held; clients ask for 55 s at most.
+LONG_POLL_S = 50.0
+
+#: The image builder whose layers `image.py` reads; known to every supported client.
+BUILDER_VERSION = "2025.06"
+
+_ID_LENGTH = 22
+_ID_ALPHABET = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who sends a request."""
+
+    #: The container whose own socket was used; empty for a client.
+    container_id: str
+    #: Process id of the sender as the engine sees it; 0 when unknown.
+    pid: int
+
+
+def message(kind: Any, **fields: Any) -> Message:
+    """A message of a class, without the fields that this version of the protocol lacks."""
+    known = kind.DESCRIPTOR.fields_by_name
+    return kind(**{name: value for name, value in fields.items() if name in known})
+
+
+def mint_id(prefix: str) -> str:
+    """A new object id of Modal's form; the client's command line tells ids from names by their 22 characters."""
+    return f"{prefix}-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+
+
+def write_token(**payload: Any) -> str:
+    """An unsigned JWT: the map client reads `idx` out of the tokens of retried inputs."""
+    parts = ({"alg": "none"}, payload)
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts) + "."
+
+
+def read_token(token: str) -> dict[str, Any]:
+    """The payload of `write_token`'s result."""
+    payload: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    return payload
+
+
+def not_found(text: str) -> GRPCError:
+    """An error that the client turns into `NotFoundError`."""
+    return GRPCError(Status.NOT_FOUND, text)
+
+
+def already_exists(text: str) -> GRPCError:
+    """An error that the client turns into `AlreadyExistsError`."""
+    return GRPCError(Status.ALREADY_EXISTS, text)
+
+
+def invalid(text: str) -> GRPCError:
+    """An error that the client turns into `InvalidError`."""
+    return GRPCError(Status.INVALID_ARGUMENT, text)
+
+
+def refused(text: str) -> GRPCError:
+    """An error that the client reports at once and never retries."""
+    return GRPCError(Status.FAILED_PRECONDITION, text)
+
+
+def unsupported(what: str) -> GRPCError:
+    """The answer to everything that the engine does not do."""
+    return GRPCError(Status.UNIMPLEMENTED, f"{what} is not supported by modalbatch's local engine")
+
+
+def failure(text: str, *, status: int = FAILURE, exit_code: int = 0) -> Message:
+    """A result that the client raises as an exception with this text."""
+    return Result(status=status, exception=text, exitcode=exit_code)
