@@ -34,7 +34,9 @@ class Pool:
         self._threads = ThreadPoolExecutor(n_workers * 2)
         self.n_calls = 0
 
-    async def map(self, feed: AsyncIterator[str], *, order_outputs: bool, return_exceptions: bool) -> AsyncIterator[str]:
+    async def map(
+        self, feed: AsyncIterator[str], *, order_outputs: bool, return_exceptions: bool
+    ) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
         answers: asyncio.Queue = asyncio.Queue()
         end = object()

@@ -1,1 +1,1 @@
-"""What runs in the driver container: plan, feed, ledger, manifest, sweep. Runs on: container, and laptop for planning."""
+"""The driver: plan, feed, ledger, manifest, sweep. Runs on: container; laptop for planning and sweeping."""

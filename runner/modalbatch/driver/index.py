@@ -1,7 +1,7 @@
 """The driver's index: what is done and what is wanted, in a temporary SQLite file. Runs on: both.
 
-Owns the answer to "which receipts are live". Memory: constant; a million splits live on the driver's disk, not in its heap.
-It is thrown away after the run: the sink is the state.
+Owns the answer to "which receipts are live". Memory: constant; a million splits live on the driver's disk, not in its
+heap. It is thrown away after the run: the sink is the state.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Index:
         return True
 
     def accept(self, name: str, receipt: Receipt) -> bool:
-        """A receipt that this run produced; its parts were verified when they were written, and are listed again later."""
+        """A receipt of this run; its parts were verified when they were written, and are listed again later."""
         for part in receipt.parts + receipt.dead:
             self.add_object(part.name, part.bytes)
         self.add_receipt(name)

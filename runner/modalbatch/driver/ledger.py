@@ -1,4 +1,4 @@
-"""The ledger: the story of one run, in the sink. Runs on: container. Never the truth: nothing is ever decided from it."""
+"""The ledger: the story of one run, in the sink. Runs on: container. Never the truth: nothing is decided from it."""
 
 from __future__ import annotations
 

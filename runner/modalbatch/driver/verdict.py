@@ -20,9 +20,9 @@ class Verdict:
     status: str
     exit_code: int
     #: Counts of this run.
-    counts: Counts = Counts()
+    counts: Counts
     #: Counts of everything that is live.
-    live: Counts = Counts()
+    live: Counts
     manifest: int = 0
     splits: dict[str, int] = field(default_factory=dict)
     error: ModalbatchError | None = None

@@ -1,7 +1,7 @@
 """The slot: a child process that constructs the handler once and runs tasks. Runs on: container.
 
-It publishes nothing and decides nothing: the worker does, so that a slot may die at any instant. It speaks JSON lines with
-its worker over one socket, and ends with it.
+It publishes nothing and decides nothing: the worker does, so that a slot may die at any instant. It speaks JSON lines
+with its worker over one socket, and ends with it.
 """
 
 from __future__ import annotations

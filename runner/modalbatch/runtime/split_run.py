@@ -1,7 +1,7 @@
 """One split in a slot: from its first line to its counts. Runs on: container.
 
-Owns the hot path: bytes → record → handler → bytes into one large buffer, and the order in which outcomes are settled, so
-that a checkpoint always means "everything before this line, nothing after".
+Owns the hot path: bytes → record → handler → bytes into one large buffer, and the order in which outcomes are settled,
+so that a checkpoint always means "everything before this line, nothing after".
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ class SplitRun:
         source = open_source(self.job, self.task.split.roots, in_container=True)
         done = self.ordinal
         self.ordinal = 0
-        for self.unit in self.task.split.units:
-            with source.open(self.unit) as stream:
+        for unit in self.task.split.units:
+            self.unit = unit
+            with source.open(unit) as stream:
                 self.ordinal += sum(1 for _ in islice(stream, max(0, done - self.ordinal)))
                 if self._is_plain():
                     self.each(stream)

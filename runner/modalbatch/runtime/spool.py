@@ -1,6 +1,6 @@
 """A part while it is being written: a local file that grows by self-contained pieces. Runs on: container.
 
-Each piece is one compressed member, so that a file cut back to a checkpoint is whole. Refuses nothing, publishes nothing.
+Each piece is one compressed member, so that a file cut back to a checkpoint is whole. Publishes nothing.
 """
 
 from __future__ import annotations
