@@ -36,7 +36,7 @@ def emit(job: Job, *, spec_name: str, spec_dir: str, fingerprint: str, app_name:
     return _page().render(
         version=__version__,
         spec_name=_comment(spec_name),
-        spec_path=_comment(f"{spec_dir}/{spec_name}"),
+        spec_path=_comment(spec_name if spec_dir == "." else f"{spec_dir}/{spec_name}"),
         app_name=_comment(app_name or app_file(job.name)),
         fingerprint=_comment(fingerprint)[:8],
         spec_dir=expressions.spec_folder(spec_dir),

@@ -21,6 +21,8 @@ DRIVE_TIMEOUT_S, INSPECT_TIMEOUT_S = 86400, 3600
 
 def spec_folder(relative: str) -> str:
     """The spec's folder, from the app's own place: an app holds no path of a machine."""
+    if relative == ".":
+        return "Path(__file__).resolve().parent"
     below = Under("Path(__file__).resolve().parent", relative)
     line = f"({flat(below)}).resolve()"
     return line if len("SPEC_DIR = " + line) <= WIDTH else f"(\n    {fit(below, indent=4, used=4)}\n).resolve()"
@@ -38,7 +40,7 @@ def app_call(job: Job) -> Node:
 
 
 def shared(job: Job) -> dict[str, Node]:
-    """The objects that more than one decorator may use, by the name of their variable; only those that the job needs."""
+    """The objects that more than one decorator may use, by their variable; only those that the job needs."""
     found: dict[str, Node] = {}
     if job.env:
         found["env"] = literal(job.env)

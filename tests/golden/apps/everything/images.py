@@ -1,0 +1,2 @@
+def add_flash_attn(image):
+    return image.env({"FLASH": "1"})

@@ -1,0 +1,2 @@
+def describe(record):
+    return record

@@ -1,0 +1,2 @@
+def shout(record):
+    return record

@@ -1,0 +1,2 @@
+def area(record):
+    return record
