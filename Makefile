@@ -1,0 +1,54 @@
+# `make demo` and `make test` do everything on a machine with Python 3.10 or newer, make and bash.
+# All state is inside the checkout: .venv (packages), .tools (uv, caches), .modalbatch (apps, local engine).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export UV_CACHE_DIR ?= $(CURDIR)/.tools/uv-cache
+export MODALBATCH_CACHE ?= $(CURDIR)/.tools/cache
+# Without bytecode every process compiles every import again: twice the start-up time.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
+
+BIN := .venv/bin
+DEMO := specs/wordcount/wordcount.yaml
+ARGS ?=
+
+.PHONY: help setup demo test check format bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+setup: ## install everything into .venv
+	@.ci/setup
+
+demo: setup ## word counts of 7,957 verses on the local engine; the second time there is nothing to do
+	$(BIN)/modalbatch apply $(DEMO) --engine local
+	$(BIN)/modalbatch ls $(DEMO)
+	$(BIN)/modalbatch verify $(DEMO)
+
+test: setup ## the whole test suite; ARGS="tests/unit -k spec" for a part of it
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
+
+check: setup ## ruff, mypy, and whether generated files are fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/make_spec.py --check
+	$(BIN)/python -m pytest tests/unit/compiler/test_golden_apps.py
+
+format: setup ## let ruff format, and write generated files anew
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/python docs/make_spec.py
+
+bench: setup ## the measurements of bench/README.md; some minutes, on a quiet machine
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/w1.py
+	$(BIN)/python bench/memory.py
+
+clean: ## remove everything that the other targets made
+	rm -rf .venv .tools .modalbatch specs/*/out build dist .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
