@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 #: How much is asked for beyond a range at first, to finish its last line without another request.
 TAIL_BYTES = 64 << 10
-#: How much more at a time, for lines that are longer.
+#: Lines that are longer are asked for in pieces that grow up to this.
 _MORE_BYTES = 4 << 20
 _BLOCK_BYTES = 256 << 10
 #: Enough for a byte order mark and for the magic numbers of archives.
@@ -45,7 +45,8 @@ class LineRange(io.RawIOBase):
         self._sure_end = max(start, end - 1)
         self._position = max(0, start - 1)
         self._stream: BinaryIO | None = None
-        self._stream_end = min(self._position, self._sure_end)
+        self._stream_end = 0
+        self._reach = TAIL_BYTES
         #: Bytes that are read and not given out yet.
         self._ready = b""
         self._n_given = 0
@@ -135,9 +136,9 @@ class LineRange(io.RawIOBase):
     def _fill(self, view: memoryview) -> int:
         """Read from the object, opening the next piece where one ends."""
         if self._stream is None or self._position >= self._stream_end:
-            reach = TAIL_BYTES if self._stream is None else _MORE_BYTES
             self._close_stream()
-            self._stream_end = max(self._position, self._sure_end) + reach
+            self._stream_end = max(self._position, self._sure_end) + self._reach
+            self._reach = min(self._reach * 4, _MORE_BYTES)
             self._stream = self._open_range(self._position, self._stream_end)
         n_bytes: int = self._stream.readinto(view)  # type: ignore[attr-defined]
         self._position += n_bytes

@@ -116,9 +116,9 @@ def open_store(
 
         return S3Store(uri, endpoint_url=endpoint_url, credentials=credentials)
     if scheme == "volume":
-        from modalbatch.stores import volume
+        from modalbatch.stores.volume import open_volume
 
-        return volume.open_volume(uri, volume_paths or {})
+        return open_volume(uri, volume_paths or {})
     from modalbatch.stores.local import LocalStore
 
     return LocalStore(uri)

@@ -10,25 +10,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from io import BufferedReader, FileIO
+from functools import partial
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from modalbatch.errors import (
-    InputChangedError,
     InternalError,
-    ModalbatchError,
     NotFoundError,
     StateError,
     UnavailableError,
 )
 from modalbatch.stores import Entry
+from modalbatch.stores.local_file import PinnedFile, check_pin, unavailable
 
 _TMP = "_modalbatch/tmp/"
 _COPY_BYTES = 4 << 20
@@ -39,7 +38,9 @@ class LocalStore:
 
     has_conditional_create = True
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, pin: Callable[[os.stat_result], str] | None = None) -> None:
+        """`pin` says what of a file must not change while it is read: by default its size and mtime."""
+        self._pin = pin or _size_and_mtime
         self._root = Path(uri.removeprefix("file://"))
         if not self._root.is_absolute():
             raise InternalError(f"a local store needs an absolute path, found `{uri}`")
@@ -62,7 +63,7 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise _unavailable(error, "list", path) from error
+            raise unavailable(error, "list", path) from error
         here = (status.st_dev, status.st_ino)
         if here in above:
             return
@@ -85,10 +86,10 @@ class LocalStore:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 return None
-            raise _unavailable(error, "read", self._path(name)) from error
+            raise unavailable(error, "read", self._path(name)) from error
         if not stat.S_ISREG(status.st_mode):
             return None
-        return Entry(name, status.st_size, status.st_mtime, "", _pin(status))
+        return Entry(name, status.st_size, status.st_mtime, "", self._pin(status))
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
@@ -104,10 +105,11 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"`{path}` does not exist") from None
         except OSError as error:
-            raise _unavailable(error, "read", path) from error
+            raise unavailable(error, "read", path) from error
         try:
-            _check(os.fstat(descriptor), path, pin)
-            stream = PinnedFile(descriptor, path, end, pin)
+            check = partial(check_pin, path, self._pin, pin)
+            check(os.fstat(descriptor))
+            stream = PinnedFile(descriptor, path, end, check)
             stream.seek(start)
         except BaseException:
             os.close(descriptor)
@@ -138,12 +140,14 @@ class LocalStore:
         try:
             if not _is_same_device(path, self.spool_dir()):
                 source_path = self.spool_dir() / f"{uuid.uuid4().hex}.copy"
-                _copy(path, source_path, sha256)
-            _sync_file(source_path)
+                with path.open("rb") as source:
+                    _copy(source, source_path, sha256)
+            else:
+                _sync_file(path)
             if not _link(source_path, target_path) and _sha256(target_path) != sha256:
                 raise StateError(f"`{target_path}` exists and is not ours; nothing was overwritten")
         except OSError as error:
-            raise _unavailable(error, "write", target_path) from error
+            raise unavailable(error, "write", target_path) from error
         finally:
             if source_path != path:
                 with suppress(OSError):
@@ -152,15 +156,19 @@ class LocalStore:
 
     def replace(self, name: str, data: bytes) -> None:
         """Overwrite in one step: readers see the old bytes or the new ones."""
+        self.replace_stream(name, BytesIO(data), hashlib.sha256(data).hexdigest())
+
+    def replace_stream(self, name: str, source: BinaryIO, sha256: str) -> None:
+        """`replace` with a stream's bytes, whose hash is compared before anything is overwritten."""
         path = self._path(name)
         temp_path = self.spool_dir() / f"{uuid.uuid4().hex}.new"
         try:
-            _write_file(temp_path, data)
+            _copy(source, temp_path, sha256)
             path.parent.mkdir(parents=True, exist_ok=True)
             temp_path.replace(path)
             _sync_folder(path.parent)
         except OSError as error:
-            raise _unavailable(error, "write", path) from error
+            raise unavailable(error, "write", path) from error
         finally:
             with suppress(OSError):
                 temp_path.unlink()
@@ -173,7 +181,7 @@ class LocalStore:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                raise _unavailable(error, "delete", self._path(name)) from error
+                raise unavailable(error, "delete", self._path(name)) from error
 
     def spool_dir(self) -> Path:
         """`_modalbatch/tmp/` of this store: the same file system, so publishing is a link."""
@@ -218,60 +226,7 @@ class LocalStore:
         return self._root / name
 
 
-class PinnedFile(FileIO):
-    """A regular file that must stay what it was: its size and mtime are compared when reading ends."""
-
-    def __init__(self, descriptor: int, path: Path, end: int | None, pin: str) -> None:
-        super().__init__(descriptor, "rb")
-        self._path, self._end, self._pin = path, end, pin
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer up to the end of the range."""
-        if self._end is not None:
-            buffer = memoryview(buffer)[: max(0, self._end - self.tell())]
-        n_bytes = 0
-        if len(buffer):
-            try:
-                n_bytes = super().readinto(buffer)
-            except OSError as error:
-                raise _unavailable(error, "read", self._path) from error
-        if not n_bytes:
-            _check(os.fstat(self.fileno()), self._path, self._pin)
-        return n_bytes
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Up to `size` bytes, or all that are left."""
-        if size is None or size < 0:
-            return self.readall()
-        data = bytearray(size)
-        n_bytes = self.readinto(memoryview(data))
-        return bytes(data[:n_bytes])
-
-    def readall(self) -> bytes:
-        """All bytes that are left of the range."""
-        blocks = []
-        while block := self.read(_COPY_BYTES):
-            blocks.append(block)
-        return b"".join(blocks)
-
-    def close(self) -> None:
-        """Compare the pin once more: a reader may have stopped before the end."""
-        if not self.closed:
-            try:
-                _check(os.fstat(self.fileno()), self._path, self._pin)
-            finally:
-                super().close()
-
-
-def _check(status: os.stat_result, path: Path, pin: str) -> None:
-    """Refuse what is not a regular file, or not the pinned one."""
-    if not stat.S_ISREG(status.st_mode):
-        raise NotFoundError(f"`{path}` is not a regular file")
-    if pin and pin != _pin(status):
-        raise InputChangedError(f"`{path}` changed after it was listed", hint="run `apply` again")
-
-
-def _pin(status: os.stat_result) -> str:
+def _size_and_mtime(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
@@ -301,7 +256,7 @@ def _make_folder(path: Path) -> None:
                 folder.mkdir()
             _sync_folder(folder.parent)
     except OSError as error:
-        raise _unavailable(error, "write", path) from error
+        raise unavailable(error, "write", path) from error
 
 
 def _write_file(path: Path, data: bytes) -> None:
@@ -315,7 +270,7 @@ def _write_file(path: Path, data: bytes) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise _unavailable(error, "write", path) from error
+        raise unavailable(error, "write", path) from error
 
 
 def _link(source_path: Path, target_path: Path) -> bool:
@@ -335,7 +290,7 @@ def _link(source_path: Path, target_path: Path) -> bool:
                 f"the file system of `{target_path.parent}` has no hard links, so nothing can be written once",
                 hint="use a folder on a local disk",
             ) from error
-        raise _unavailable(error, "write", target_path) from error
+        raise unavailable(error, "write", target_path) from error
     return True
 
 
@@ -359,12 +314,20 @@ def _is_same_device(path: Path, folder: Path) -> bool:
     return path.stat().st_dev == folder.stat().st_dev
 
 
-def _copy(source_path: Path, target_path: Path, sha256: str) -> None:
-    with source_path.open("rb") as source, target_path.open("xb") as target:
-        shutil.copyfileobj(source, target, _COPY_BYTES)
-    found = _sha256(target_path)
-    if found != sha256:
-        raise UnavailableError(f"the copy of `{source_path}` differs from the original", hint="check the disk")
+def _copy(source: BinaryIO, target_path: Path, sha256: str) -> None:
+    """A durable copy, compared with the hash that its maker took."""
+    digest = hashlib.sha256()
+    with target_path.open("xb", buffering=0) as target:
+        while block := source.read(_COPY_BYTES):
+            digest.update(block)
+            rest = memoryview(block)
+            while rest:
+                rest = rest[target.write(rest) :]
+        os.fsync(target.fileno())
+    if digest.hexdigest() != sha256:
+        raise UnavailableError(
+            f"`{target_path}` is not what was to be copied", hint="run `apply` again, check the disk"
+        )
 
 
 def _sha256(path: Path) -> str:
@@ -373,13 +336,3 @@ def _sha256(path: Path) -> str:
         while block := stream.read(_COPY_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _unavailable(error: OSError, verb: str, path: str | Path) -> ModalbatchError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UnavailableError(
-            f"disk full: cannot {verb} `{path}` ({error.strerror})", hint="free some space, then run `apply` again"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UnavailableError(f"cannot {verb} `{path}`: {error.strerror}", hint="check the permissions of the folder")
-    return UnavailableError(f"cannot {verb} `{path}`: {error.strerror or error}")
