@@ -75,8 +75,12 @@ def write_app(job: Job, spec_path: Path, app_path: Path | None = None) -> Path:
     app_path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=app_path.parent, prefix=f".{app_path.name}.", delete=False) as stream:
         stream.write(source)
-    Path(stream.name).chmod(0o644)
-    Path(stream.name).replace(app_path)
+    written = Path(stream.name)
+    try:
+        written.chmod(0o644)
+        written.replace(app_path)
+    finally:
+        written.unlink(missing_ok=True)
     return app_path
 
 
