@@ -14,7 +14,7 @@ def state_dir(spec_dir: Path) -> Path:
 
     The folder exists afterwards and is ignored by git.
     """
-    folder = _state_path(spec_dir)
+    folder = state_path(spec_dir)
     folder.mkdir(parents=True, exist_ok=True)
     ignore = folder / ".gitignore"
     if not ignore.exists():
@@ -24,7 +24,7 @@ def state_dir(spec_dir: Path) -> Path:
 
 def default_path(spec_dir: Path, name: str) -> Path:
     """Where the app of the job `name` goes unless someone says otherwise; creates nothing."""
-    return _state_path(spec_dir) / "apps" / name / app_file(name)
+    return state_path(spec_dir) / "apps" / name / app_file(name)
 
 
 def app_file(name: str) -> str:
@@ -32,7 +32,8 @@ def app_file(name: str) -> str:
     return f"mb_{name.replace('-', '_')}.py"
 
 
-def _state_path(spec_dir: Path) -> Path:
+def state_path(spec_dir: Path) -> Path:
+    """Where `state_dir` is; creates nothing."""
     home = os.environ.get("MODALBATCH_HOME")
     return Path(home).expanduser().resolve() if home else _root(spec_dir.resolve()) / ".modalbatch"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from modalbatch.job import volume_paths
-from modalbatch.records import actual_uri
+from modalbatch.records import MANIFESTS, RECEIPTS, actual_uri, parse_manifest_name, parse_receipt_name
 from modalbatch.stores import Store, open_store
 
 if TYPE_CHECKING:
@@ -35,11 +35,25 @@ def open_sink(job: Job, roots: Mapping[str, str], *, in_container: bool = False)
     return AttemptSink(store, modal_arbiter(store.uri) if is_volume else None)
 
 
-def live_parts(store: Store) -> Iterable[str] | None:
-    """Names of the parts that the newest manifest of a sink lists; None where the folder is no sink of ours."""
+def open_existing(store: Store) -> ObjectSink:
+    """The sink that stands on a store, whatever job wrote it: by the form of its manifests' and receipts' names."""
+    names = (entry.name for prefix in (MANIFESTS, RECEIPTS) for entry in store.list(prefix))
+    for name in names:
+        manifest, receipt = parse_manifest_name(name), parse_receipt_name(name)
+        if (manifest and manifest[1]) or (receipt and receipt.attempt):
+            from modalbatch.sinks.attempts import AttemptSink, modal_arbiter
+
+            return AttemptSink(store, modal_arbiter(store.uri) if store.uri.startswith("volume://") else None)
+        if manifest or receipt:
+            break
     from modalbatch.sinks.objects import ObjectSink
 
-    sink = ObjectSink(store)
+    return ObjectSink(store)
+
+
+def live_parts(store: Store) -> Iterable[str] | None:
+    """Names of the parts that the newest manifest of a sink lists; None where the folder is no sink of ours."""
+    sink = open_existing(store)
     if sink.owner() is None:
         return None
     return [part.name for _, receipt in sink.live(sink.newest()) for part in receipt.parts]
