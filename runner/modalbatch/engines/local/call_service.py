@@ -24,6 +24,7 @@ from modalbatch.engines.local.wire import (
     proto,
     read_token,
     refused,
+    unsupported,
     write_token,
 )
 
@@ -45,6 +46,8 @@ class CallService:
         function = self._engine.function(request.function_id)
         if not function.app.is_live:
             raise refused(f"app `{function.app.name}` has stopped")
+        if function.definition.function_type == proto.Function.FUNCTION_TYPE_GENERATOR:
+            raise unsupported(f"calling a generator function (`{function.name}`)")
         call = self._engine.add_call(
             function,
             is_sync=request.function_call_invocation_type != proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,

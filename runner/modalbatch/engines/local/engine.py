@@ -68,7 +68,7 @@ class Engine:
             cache=EnvironmentCache(cache, config.uv_path, environ),
             cache_folder=cache,
             uv_path=config.uv_path,
-            run_folder=config.run_folder,
+            log_folder=state / "logs",
             environ=environ,
         )
         self.launcher = Launcher(

@@ -41,7 +41,8 @@ class ForkServer:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, error_path.open("wb") as errors:
             self._process = subprocess.Popen(
-                [python, "-E", "-s", _SCRIPT, str(theirs.fileno()), str(os.getpid())],
+                # The last argument is for people: it shows in `ps` which home a container belongs to.
+                [python, "-E", "-s", _SCRIPT, str(theirs.fileno()), str(os.getpid()), error_path],
                 env=dict(environ),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -134,9 +134,7 @@ def _shown(kind: Any, function: Function) -> Message:
 def _check(app: App, definition: Message, request: Message) -> None:
     """Refuses what cannot work here, and says once what is only ignored."""
     if definition.webhook_config.type or definition.is_server:
-        raise unsupported(f"a web endpoint (`{definition.function_name}`)")
-    if definition.function_type == proto.Function.FUNCTION_TYPE_GENERATOR:
-        raise unsupported(f"a generator function (`{definition.function_name}`)")
+        app.tell_once(f"web endpoint `{definition.function_name}` is not served by the local engine")
     if definition.cloud_bucket_mounts or definition.s3_mounts or definition.shared_volume_mounts:
         raise unsupported(f"a CloudBucketMount or NetworkFileSystem (`{definition.function_name}`)")
     gpu = definition.resources.gpu_config

@@ -64,7 +64,7 @@ def _line(**facts: Any) -> bytes:
 async def serve(options: dict[str, Any]) -> None:
     """Runs the engine until the last lease is released or a signal ends it."""
     home, run_folder = Path(options["home"]), Path(options["run_folder"])
-    warm = _warm_server(home, run_folder)
+    warm = _warm_server(home)
 
     from modalbatch.engines.local.app_service import AppService
     from modalbatch.engines.local.call_service import CallService
@@ -119,7 +119,7 @@ async def serve(options: dict[str, Any]) -> None:
         leases.end()
 
 
-def _warm_server(home: Path, run_folder: Path) -> tuple[str, ForkServer] | None:
+def _warm_server(home: Path) -> tuple[str, ForkServer] | None:
     """Starts the fork server that this home used last, before anybody asks for it."""
     (home / "engine").mkdir(parents=True, exist_ok=True)
     store = Store(home / "engine" / "state.db")
@@ -129,7 +129,7 @@ def _warm_server(home: Path, run_folder: Path) -> tuple[str, ForkServer] | None:
     if not key or not environment.exists():
         return None
     environ = container_environ(os.environ)
-    return key, ForkServer(environment / "bin" / "python", environ, run_folder / f"{key}.err")
+    return key, ForkServer(environment / "bin" / "python", environ, home / "engine" / "logs" / f"{key}.err")
 
 
 def main() -> None:

@@ -35,14 +35,14 @@ class Provisioner:
         cache: EnvironmentCache,
         cache_folder: Path,
         uv_path: str,
-        run_folder: Path,
+        log_folder: Path,
         environ: Mapping[str, str],
     ) -> None:
         self._store = store
         self._cache = cache
         self._interpreters_path = cache_folder / "interpreters.json"
         self._uv_path = uv_path
-        self._run_folder = run_folder
+        self._log_folder = log_folder
         self.environ = container_environ(environ)
         self._specs: dict[str, ImageSpec] = {}
         self._servers: dict[str, ForkServer] = {}
@@ -113,7 +113,7 @@ class Provisioner:
     def _server(self, key: str) -> ForkServer:
         server = self._servers.pop(key, None)
         if server is None or server.is_dead:
-            server = ForkServer(self._cache.path(key) / "bin" / "python", self.environ, self._run_folder / f"{key}.err")
+            server = ForkServer(self._cache.path(key) / "bin" / "python", self.environ, self._log_folder / f"{key}.err")
         self._servers[key] = server  # the most recently used is last
         for old in [old for old, other in self._servers.items() if not other.n_containers][: -_MAX_SERVERS or None]:
             self._servers.pop(old).kill()

@@ -1,0 +1,64 @@
+"""Calls of every kind, from the client and from inside a container."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_every_way_to_call(bench):
+    found = bench.run("calls.py::main", "--number", "6", "--word", "hi")
+    assert found["remote"] == 37
+    assert found["word"] == "hi"
+    assert found["map"] == [0, 1, 4, 9, 16]
+    assert found["unordered"] == 119 * 119
+    assert found["starmap"] == [2, 6]
+    assert found["later"] == [2, 3]
+    assert found["together"] == 1
+    assert found["gather"] == [0, 1, 4]
+    assert found["from_id"] == 4
+    assert found["class"] == [["enter 1", "work p"], ["enter 1", "work p", "work q"], ["enter 2", "work r"]]
+    assert found["driver"]["failed"] == 1
+    assert found["driver"]["total"] == sum(range(40)) - 3
+    assert found["driver"]["ahead"] < 7
+    assert found["big"] == 3_000_000
+    assert found["generator"] == "calling a generator function (`steps`) is not supported by modalbatch's local engine"
+    assert found["tags"] == {"team": "search"}
+    assert found["new_tags"] == {"team": "ads"}
+    assert "exit 1 after 3" in found["output"]
+    assert "exit 2 after 2" in found["output"]
+
+
+def test_nothing_of_the_laptop_enters_a_container(bench, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "private")
+    found = bench.run("calls.py::where")
+    assert found["user_packages"] == []
+    assert len(found["path"]) == 1
+    assert found["remote"]
+    assert found["engine"] == bench.engine.engine_id
+    allowed = {"HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ", "PYTHONPATH", "PYTHONUNBUFFERED", "LC_CTYPE", "PWD"}
+    assert [name for name in found["environ"] if not name.startswith("MODAL") and name not in allowed] == []
+
+
+def test_a_container_has_its_own_process_ids(bench):
+    found = bench.run("calls.py::where")
+    assert found["pid"] < 10
+    assert len(found["processes"]) < 10
+
+
+def test_app_run_from_python(bench):
+    assert "49\n" in bench.python("import calls\nwith calls.app.run():\n    print(calls.square.remote(7))")
+
+
+def test_unknown_rpc_is_named(bench):
+    output = bench.python("import modal\nmodal.Sandbox.create('ls', app=modal.App.lookup('x', create_if_missing=True))", 1)
+    assert "is not supported by modalbatch's local engine" in output
+
+
+def test_wrong_token_is_refused(bench):
+    source = "import os; os.environ['MODAL_TOKEN_SECRET'] = 'as-guess'\nimport modal\nmodal.Dict.from_name('x').hydrate()"
+    assert "its token differs" in bench.python(source, 1)
+
+
+@pytest.mark.parametrize("entry", ["main"])
+def test_missing_argument_is_the_clients_own_error(bench, entry):
+    assert "--number" in bench.modal("run", f"calls.py::{entry}", code=2)
