@@ -63,15 +63,20 @@ class SpecError(ModalbatchError):
 class SpecErrors(ModalbatchError):
     """All mistakes of one or more specs, in the order of the files."""
 
-    def __init__(self, errors: list[SpecError], *, n_files: int = 1) -> None:
+    def __init__(self, errors: list[SpecError], *, n_files: int = 1, n_mistakes: int | None = None) -> None:
         super().__init__(f"{len(errors)} errors")
         self.errors = errors
+        #: Those beyond a file's cap included.
+        self.n_mistakes = len(errors) if n_mistakes is None else n_mistakes
         #: How many specs were looked at.
         self.n_files = n_files
+        #: A last line for people, when several files were looked at.
+        self.summary = ""
 
     def render(self) -> str:
         """Every error, one after the other."""
-        return "\n".join(error.render() for error in self.errors)
+        lines = [error.render() for error in self.errors]
+        return "\n".join([*lines, self.summary] if self.summary else lines)
 
 
 class UsageError(ModalbatchError):

@@ -7,7 +7,6 @@ Data goes to stdout, everything for people to stderr.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import click
 
 from modalbatch.errors import InternalError, ModalbatchError, SpecErrors, UsageError
+from modalbatch.spec.words import meant
 
 #: Verb → (module:command, what it does). The only list of verbs; help reads it and imports none of them.
 VERBS: dict[str, tuple[str, str]] = {
@@ -49,8 +49,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:
     """A hint naming the closest of the known words, or None when nothing is close."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else None
+    return meant(word, known)
 
 
 def print_json(data: Any) -> None:
@@ -124,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     if not args:
-        sys.stderr.write(command.get_help(click.Context(command, info_name="modalbatch")) + "\n")
+        context = click.Context(command, info_name="modalbatch", **command.context_settings)
+        sys.stderr.write(command.get_help(context) + "\n")
         return 2
     try:
         result = command.main(args, prog_name="modalbatch", standalone_mode=False)

@@ -7,6 +7,7 @@ are not there, parameters that do not fit, local modules that nobody mounts.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def check_handler(problems: Problems, trail: Trail, call: str, handler: dict[str
         _check_arity(problems, trail, definition.call, f"`{name}.__call__`", at=at)
     elif definition.kind == "function" and definition.parameters:
         given = tuple(handler.get("args", {}))
-        if _check_arity(problems, trail, definition.parameters, f"`{name}`", at=at, given=given):
+        _check_arity(problems, trail, definition.parameters, f"`{name}`", at=at, given=given)
+        if definition.parameters.positional:
             _check_arguments(problems, trail, definition.parameters, handler, f"`{name}`", at=at, is_function=True)
 
 
@@ -68,27 +70,31 @@ def check_modules(problems: Problems, handler_module: str | None, sources: list[
 
 
 def _check_imports(problems: Problems, start: str, mounted: set[str]) -> None:
-    folder = problems.spec.dir
-    queue, seen, reported = [start, *sorted(mounted)], set(), set()
-    while queue:
-        path = discover.find_module(folder, queue.pop(0))
-        if path is None or path in seen:
+    missing = _unmounted(problems.spec.dir, [start, *sorted(mounted)], mounted)
+    modules = sorted((mounted | set(missing)) - {start.partition(".")[0]})
+    hint = f"write `source: [{', '.join(modules)}]` under `image`"
+    for name, (path, line, column) in missing.items():
+        message = f"`{name}` lies beside the spec, but the app does not mount it"
+        where = _code_place(problems, path, line, column)
+        problems.add(("image", "source"), message, hint, where=where)
+
+
+def _unmounted(folder: Path, queue: list[str], mounted: set[str]) -> dict[str, tuple[Path, int, int]]:
+    """Local modules that mounted ones import and that are not mounted → the first statement that does."""
+    found: dict[str, tuple[Path, int, int]] = {}
+    for dotted in queue:
+        path = discover.find_module(folder, dotted)
+        if path is None:
             continue
-        seen.add(path)
         try:
             module = discover.read_module(path)
         except (SyntaxError, OSError):
-            continue  # reported where it is named; a module of `image.source` says so itself when it is imported
+            continue  # `_find` tells it of the handler; of others the import itself
         for name, (line, column) in module.imports.items():
-            if name in mounted or name in reported or discover.is_reserved(name):
-                continue
-            if not discover.has_module(folder, name):
-                continue
-            reported.add(name)
-            where = _code_place(problems, path, line, column)
-            message = f"`{name}` lies beside the spec, but the app does not mount it"
-            hint = f"add `source: [{', '.join(sorted((mounted | {name}) - {start.partition('.')[0]}))}]` under `image`"
-            problems.add(("image", "source"), message, hint, where=where, is_bad=False)
+            is_known = name in mounted or name in found or discover.is_reserved(name)
+            if not is_known and discover.has_module(folder, name):
+                found[name] = (path, line, column)
+    return found
 
 
 def _find(problems: Problems, trail: Trail, call: str, key: str) -> tuple[Module, Definition] | None:
@@ -136,21 +142,26 @@ def _near_module(folder: Path, dotted: str, name: str) -> str | None:
 
 def _check_arity(
     problems: Problems, trail: Trail, known: Parameters | None, what: str, *, at: str, given: tuple[str, ...] = ()
-) -> bool:
-    """Whether a call with one positional argument, the record, fits."""
+) -> None:
+    """A call with one positional argument, the record, must fit."""
     if known is None:
-        return True
+        return
     if not known.positional and not known.has_args:
         problems.add(trail, f"{what} takes no positional parameter, it gets the record ({at})", "add a parameter")
-        return False
-    missing = [name for name in known.required if name not in known.positional[:1] and name not in given]
+        return
+    needed = [name for name in known.required if name not in known.positional[:1]]
+    missing = _missing(needed, known, given)
     if missing:
         hint = f"give them a default, or values under `handler.args`: {listed(missing, 'and')}"
         if not given and what.endswith("__call__`"):
             hint = "give them a default"
         problems.add(trail, f"{what} needs more than the record: {listed(missing, 'and')} ({at})", hint)
-        return False
-    return True
+
+
+def _missing(needed: Iterable[str], known: Parameters, given: Iterable[str]) -> list[str]:
+    """Needed names that are not given; a misspelled one is told at its place."""
+    misspelled = {closest(name, known.named) for name in given if name not in known.named}
+    return [name for name in needed if name not in given and name not in misspelled]
 
 
 def _check_arguments(
@@ -176,7 +187,7 @@ def _check_arguments(
             names = [item for item in known.named if item != record]
             hint = meant(name, names) or (f"it has {listed(names, 'and')}" if names else "it has none to set")
             problems.add(here, f"{what} has no parameter {secrecy.shown(name)} ({at})", hint, at_key=True)
-    missing = [name for name in known.required if name not in given]
+    missing = _missing(known.required, known, given)
     if not is_function and missing:
         hint = f"add `args: {{{', '.join(f'{name}: …' for name in missing)}}}` to `handler`"
         problems.add(trail, f"{what} needs {listed(missing, 'and')} ({at})", hint)

@@ -104,6 +104,8 @@ def read_module(path: Path) -> Module:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise SyntaxError("the file is larger than 4 MiB")
+    if b"\0" in data:
+        raise SyntaxError("the file is not text")
     try:
         tree = ast.parse(data)
     except (ValueError, RecursionError, MemoryError) as error:

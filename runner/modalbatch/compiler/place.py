@@ -49,9 +49,8 @@ def check_source(problems: Problems, given: Any) -> tuple[list[Place], str | Non
         uri = _source_uri(problems, trail, text)
         if uri is not None:
             places.append(Place(uri, trail))
-            if "format" not in long:
-                _check_format(problems, trail, uri)
-            if "://" not in uri and not long.get("allow_empty"):
+            has_format = "format" in long or _check_format(problems, trail, uri)
+            if has_format and "://" not in uri and not long.get("allow_empty"):
                 _check_exists(problems, trail, uri)
     _check_s3_only(problems, "source", long, [place.uri for place in places])
     return places, long.get("format", "jsonl")
@@ -75,11 +74,15 @@ def check_overlap(problems: Problems, sources: list[Place], sink: Place) -> None
         pattern = Pattern(rest) if has_wildcard(source.uri) else None
         inside = sink.uri[len(folder) :] if sink.uri.startswith(folder) else None
         reads_parts = inside is not None and pattern and any(pattern.matches(inside + part) for part in _PARTS)
-        if reads_parts or source.uri.startswith(sink.uri):
-            at = problems.spec.where(source.trail).line
-            message = f"the source on line {at} would read what this sink writes"
-            problems.add(sink.trail, message, "use a folder of its own, for example `out/`")
-            return
+        line = problems.spec.where(source.trail).line
+        if reads_parts:
+            message = f"the source on line {line} would read what this sink writes"
+        elif source.uri.startswith(sink.uri):
+            message = f"the source on line {line} lies in this sink"
+        else:
+            continue
+        problems.add(sink.trail, message, "use a folder of its own, for example `out/`")
+        return
 
 
 def _source_uri(problems: Problems, trail: Trail, text: str) -> str | None:
@@ -181,21 +184,23 @@ def _local(problems: Problems, trail: Trail, text: str) -> str | None:
     return f"{normal}/" if text.endswith("/") and not normal.endswith("/") else normal
 
 
-def _check_format(problems: Problems, trail: Trail, uri: str) -> None:
+def _check_format(problems: Problems, trail: Trail, uri: str) -> bool:
+    """Whether the name tells a format that is supported."""
     name = uri.rpartition("/")[2].lower()
     for ending in SUFFIXES.values():
         name = name.removesuffix(ending) if ending else name
     suffix = posixpath.splitext(name)[1]
     if suffix in FORMATS:
-        return
+        return True
     if suffix in _OTHER_FORMATS:
         message = f"{_OTHER_FORMATS[suffix]} (`{suffix}`) is not supported by this version"
         problems.add(trail, message, "convert it to `.jsonl`, one JSON object a line")
-        return
+        return False
     short = not isinstance(problems.spec.tree.get("source"), dict)
     example = f"{{uri: {secrecy.printable(uri)[:60]}, format: jsonl}}"
     hint = f"write `source: {example}`" if short else "add `format: jsonl` under `source`"
     problems.add(trail, f"the name {secrecy.shown(uri)} does not tell the format", hint)
+    return False
 
 
 def _check_exists(problems: Problems, trail: Trail, uri: str) -> None:

@@ -42,8 +42,8 @@ def resolve(spec: Spec) -> Job:
     problems = Problems(spec)
     check_tree(problems)
     tree = dict(spec.tree)
-    sources = sink = None
-    handler = _long(tree.get("handler"), "call") if problems.is_clean(("handler",)) else {}
+    sources, sink, image = None, None, Image()
+    handler = _long(tree["handler"], "call") if "handler" in tree and problems.is_clean(("handler",)) else {}
     if "source" in tree and problems.is_clean(("source",)):
         sources, _ = place.check_source(problems, tree["source"])
     if "sink" in tree and problems.is_clean(("sink",)):
@@ -53,16 +53,14 @@ def resolve(spec: Spec) -> Job:
     if "call" in handler:
         trail = ("handler", "call") if isinstance(tree["handler"], dict) else ("handler",)
         code.check_handler(problems, trail, handler["call"], handler)
-    image = Image()
     if problems.is_clean(("image",)):
         image = _image(problems, tree.get("image", {}), handler.get("call"))
     elif handler.get("call") and problems.is_clean(("image", "source")):
         code.check_modules(problems, handler["call"].partition(":")[0], _modules(tree.get("image", {})))
-    missing = {"name", "handler", "source", "sink"} - set(tree)
-    if missing or not all(problems.is_clean((key,)) for key in tree):
-        problems.stop()
-    assert sources is not None and sink is not None
-    job = _job(tree, handler, tuple(item.uri for item in sources), sink.uri, image)
+    # Keys with mistakes are left out, so that contradictions among the others are found in the same pass.
+    clean = {"name": "", **{key: value for key, value in tree.items() if problems.is_clean((key,))}}
+    uris = tuple(item.uri for item in sources or ())
+    job = _job(clean, handler or {"call": ""}, uris, sink.uri if sink else "", image)
     cross.check_job(problems, job)
     problems.stop()
     return job
@@ -82,8 +80,8 @@ def _job(tree: Json, handler: Json, uris: tuple[str, ...], sink_uri: str, image:
         env=tree.get("env", {}),
         volumes={path: _volume(item) for path, item in tree.get("volumes", {}).items()},
         handler=_handler(handler),
-        source=_source(_long(tree["source"], "uri"), uris),
-        sink=_sink(_long(tree["sink"], "uri"), sink_uri),
+        source=_source(_long(tree.get("source"), "uri"), uris),
+        sink=_sink(_long(tree.get("sink"), "uri"), sink_uri),
         on_error=_on_error(_long(tree.get("on_error", {}), "record")),
         delivery=tree.get("delivery", "exactly_once"),
     )

@@ -7,6 +7,7 @@ schema has its sentence here. What a value means for other values and files is `
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,8 @@ def _report(problems: Problems, error: ValidationError, trail: Trail) -> None:
         at_key = found.at_key
         if "propertyNames" in error.absolute_schema_path:
             trail, at_key = (*trail, value), True
+        if problems.is_bad((*trail, *found.below)):
+            return
         message = found.message.replace("{key}", label(trail))
         problems.add((*trail, *found.below), message, found.hint, at_key=at_key)
     elif "propertyNames" in error.absolute_schema_path:
@@ -149,15 +152,19 @@ def _elsewhere(key: str, trail: Trail) -> str | None:
 def _report_missing(problems: Problems, error: ValidationError, trail: Trail, node: Json) -> None:
     missing = next(key for key in node["required"] if f"'{key}'" == error.message.split(" is a required")[0])
     given: Any = error.instance
+    if any(key in node.get("x-later", ()) for key in given) and trail:
+        problems.spoil((*trail, missing))
+        return
     for key in given:
         # `sorce` explains why `source` is missing; one mistake, one message.
         near = node.get("x-instead", {}).get(key) or (meant(key, node["properties"]) or "").partition("`")[2][:-2]
         if key not in node["properties"] and near == missing:
+            problems.spoil((*trail, missing))
             return
     inside = f" in `{label(trail)}`" if trail else ""
     example = schema.node((*trail, missing)).get("examples") or node["properties"][missing]["examples"]
-    hint = f"add `{missing}: {_yaml(example[0])}`"
-    problems.add(trail, f"missing key `{missing}`{inside}", hint, at_key=bool(trail), is_bad=False)
+    hint = f"add `{missing}: {flow_yaml(example[0])}`"
+    problems.add(trail, f"missing key `{missing}`{inside}", hint, at_key=bool(trail), spoils=(*trail, missing))
 
 
 def _report_value(problems: Problems, keyword: str, trail: Trail, value: Any, node: Json) -> None:
@@ -167,10 +174,16 @@ def _report_value(problems: Problems, keyword: str, trail: Trail, value: Any, no
         problems.add(trail, f"`{name}` must be {node['x-expected']}", is_secret=True)
         return
     found = secrecy.shown(raw or value) if not isinstance(value, (list, dict)) else _kind(value)
-    if value is None:
+    if value is None or value == "":
         problems.add(trail, f"`{name}` is empty, it must be {expected(node)}", _example(trail, node))
+    elif keyword == "type" and _needs_quotes(value, raw, node):
+        kind = f"the number {found}" if not isinstance(value, bool) else found
+        quoted = f'quote it: `"{secrecy.printable(raw)[:60]}"`'
+        problems.add(trail, f"`{name}` must be text, not {kind}", quoted)
+    elif keyword in ("type", "enum") and isinstance(value, str) and node.get("enum") == [1]:
+        problems.add(trail, f"`{name}` must be the number `1`, not text", "for example `version: 1`")
     elif keyword == "type":
-        problems.add(trail, f"`{name}` must be {expected(node)}, not {found}", _type_hint(trail, value, raw, node))
+        problems.add(trail, f"`{name}` must be {expected(node)}, not {found}", _type_hint(trail, value, node))
     elif keyword == "enum":
         if name == "version" and isinstance(value, int) and value > 1:
             problems.add(trail, f"this spec has version {value}, this modalbatch reads version 1", "upgrade modalbatch")
@@ -183,7 +196,7 @@ def _report_value(problems: Problems, keyword: str, trail: Trail, value: Any, no
         hint = None
         if node.get("x-unit") == "MiB" and isinstance(value, int):
             hint = f"bare numbers are MiB: `{value}GiB`?" if value < node["minimum"] else None
-        problems.add(trail, f"`{name}` must be {_range(node)}, not {found}", hint)
+        problems.add(trail, f"`{name}` must be {range_words(node)}, not {found}", hint)
     elif keyword == "maxLength":
         problems.add(trail, f"`{name}` has at most {node['maxLength']} characters, this has {len(value)}")
     elif keyword == "uniqueItems":
@@ -217,14 +230,18 @@ def _kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a map"
 
 
-def _type_hint(trail: Trail, value: Any, raw: str, node: Json) -> str | None:
+def _needs_quotes(value: Any, raw: str, node: Json) -> bool:
+    """Whether a number or boolean would be right as text."""
     types = node.get("type", ())
-    if isinstance(value, (bool, int, float)) and "string" in types and "x-unit" in node and "integer" in types:
-        return _example(trail, node)
-    if isinstance(value, (bool, int, float)) and "string" in types:
-        return f'quote it: `"{secrecy.printable(raw)[:60]}"`'
-    if isinstance(value, str) and "array" in types:
-        return f"write `[{secrecy.printable(value)[:60]}]`" if value else None
+    if not isinstance(value, (bool, int, float)) or "string" not in types or "integer" in types:
+        return False
+    fits = "pattern" not in node or re.search(node["pattern"], raw)
+    return bool(fits) and not ("x-check" in node and any(RULES[node["x-check"]](raw)))
+
+
+def _type_hint(trail: Trail, value: Any, node: Json) -> str | None:
+    if isinstance(value, str) and "array" in node.get("type", ()) and "string" in node["items"].get("type", ()):
+        return f"write `[{secrecy.printable(value)[:60]}]`"
     return _example(trail, node)
 
 
@@ -232,15 +249,15 @@ def _example(trail: Trail, node: Json) -> str | None:
     """`for example …` with the first example of the node."""
     if not node.get("examples"):
         return None
-    return f"for example `{trail[-1]}: {_yaml(node['examples'][0])}`"
+    return f"for example `{trail[-1]}: {flow_yaml(node['examples'][0])}`"
 
 
-def _yaml(value: Any) -> str:
+def flow_yaml(value: Any) -> str:
     """Short flow YAML of an example."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_yaml(item) for item in value) + "]"
+        return "[" + ", ".join(flow_yaml(item) for item in value) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and value.replace(".", "").isdigit():
@@ -248,7 +265,8 @@ def _yaml(value: Any) -> str:
     return str(value)
 
 
-def _range(node: Json) -> str:
+def range_words(node: Json) -> str:
+    """`1 s to 24 h`."""
     low, high = (_amount(node[side], node.get("x-unit")) if side in node else "" for side in ("minimum", "maximum"))
     return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
 

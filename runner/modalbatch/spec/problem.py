@@ -5,12 +5,15 @@ Owns the order (by line), the cap and which nodes are already known to be wrong,
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from modalbatch.errors import SpecError, SpecErrors, Where
 from modalbatch.spec.document import Spec
 from modalbatch.spec.mark import Trail
+from modalbatch.spec.secrecy import printable
 
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 #: Further mistakes of one file are counted, not shown.
 MAX_PROBLEMS = 50
 
@@ -21,7 +24,11 @@ class Problems:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.errors: list[SpecError] = list(spec.problems)
-        self._bad: set[Trail] = set()
+        # What could not be read stands in the tree as a placeholder.
+        unread = {(error.where.line, error.where.column) for error in spec.problems if error.where}
+        self._bad: set[Trail] = {
+            trail for trail, mark in spec.values.items() if trail and (mark.line, mark.column) in unread
+        }
 
     def add(
         self,
@@ -31,16 +38,19 @@ class Problems:
         *,
         at_key: bool = False,
         is_secret: bool = False,
-        is_bad: bool = True,
+        spoils: Trail | None = None,
         where: Where | None = None,
     ) -> None:
-        """Note a mistake at a node; `where` for one in another file. Secrets show no source line."""
+        """Note a mistake at a node, which spoils that node, or another; `where` for one in another file."""
         where = where or self.spec.where(trail, key=at_key)
         if is_secret:
             where = replace(where, text="")
         self.errors.append(SpecError(message, where=where, hint=hint))
-        if is_bad:
-            self._bad.add(trail)
+        self._bad.add(trail if spoils is None else spoils)
+
+    def spoil(self, trail: Trail) -> None:
+        """Note that a node is wrong for a reason that is told elsewhere."""
+        self._bad.add(trail)
 
     def is_bad(self, trail: Trail) -> bool:
         """Whether a mistake was noted at the node or above it."""
@@ -62,18 +72,15 @@ class Problems:
             self.errors, key=lambda error: (error.where.line, error.where.column) if error.where else (0, 0)
         )
         if len(errors) > MAX_PROBLEMS:
-            left = len(errors) - MAX_PROBLEMS
-            last = SpecError(f"{left} more mistakes are not shown", where=Where(path=self.spec.path))
-            errors = [*errors[:MAX_PROBLEMS], last]
+            last = SpecError(f"{len(errors) - MAX_PROBLEMS} more mistakes", where=Where(path=self.spec.path))
+            raise SpecErrors([*errors[:MAX_PROBLEMS], last], n_mistakes=len(errors))
         raise SpecErrors(errors)
 
 
 def label(trail: Trail) -> str:
-    """`handler.batch_size`, `gpu[1]`."""
+    """`handler.batch_size`, `gpu[1]`, `volumes[/models]`."""
     text = ""
     for step in trail:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    # Keys are the user's text, too.
-    from modalbatch.spec.secrecy import printable
-
+        is_plain = isinstance(step, str) and _PLAIN_KEY.fullmatch(step)
+        text += (f".{step}" if text else str(step)) if is_plain else f"[{step}]"
     return printable(text)[:120]

@@ -143,6 +143,7 @@ def check_credentials(value: Any) -> Iterator[Finding]:
 
 
 _BASES = ("registry", "dockerfile", "name", "ecr", "gcp")
+_BASE_HINTS = {True: "keep one of them", False: "for example `registry: ubuntu:24.04`"}
 _REGISTRY_KEYS = ("secret", "add_python", "entrypoint", "setup_dockerfile_commands")
 _BASE_KEYS = {
     "registry": _REGISTRY_KEYS, "ecr": _REGISTRY_KEYS, "gcp": _REGISTRY_KEYS,
@@ -163,7 +164,9 @@ def check_base(value: Any) -> Iterator[Finding]:
     kinds = [key for key in _BASES if key in value]
     if len(kinds) != 1:
         found = listed(kinds, "and") if kinds else "none"
-        yield Finding("`{key}` needs exactly one of " + listed(_BASES) + ", this has " + found, "keep one of them")
+        yield Finding(
+            "`{key}` needs exactly one of " + listed(_BASES) + ", this has " + found, _BASE_HINTS[bool(kinds)]
+        )
         return
     for key in value:
         if key in _REGISTRY_KEYS and key not in _BASE_KEYS[kinds[0]]:
@@ -194,7 +197,7 @@ def check_layer(value: Any) -> Iterator[Finding]:
         known = [*(name.lstrip("*") for name in positional), *keywords]
         for key in given:
             if key not in known:
-                hint = meant(key, known) or f"one of {listed(known)}"
+                hint = meant(key, known) or f"it takes {listed(known, 'and')}"
                 yield Finding(f"`Image.{method}` has no parameter {secrecy.shown(key)}", hint, (method, key), True)
     elif isinstance(given, list) and not positional[0].startswith("*") and len(given) > len(positional):
         wanted = listed(positional, "and")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import yaml
 
 from modalbatch.spec.mark import Mark
@@ -26,12 +28,20 @@ _YAML_WORDS = {
 }  # fmt: skip
 
 
-def explain_syntax(error: yaml.MarkedYAMLError, text: str, mark: Mark) -> tuple[str, str | None]:
-    """The message and hint for a syntax error at `mark`."""
+#: Where the place that libyaml noticed is later than the place that is wrong.
+_AT_CONTEXT = ("could not find expected ':'", "found unexpected end of stream")
+
+
+def explain_syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[Mark, str, str | None]:
+    """The place, message and hint of a syntax error."""
     problem = str(error.problem or error.context or "this is not YAML")
     lines = text.splitlines()
+    at: Any = error.problem_mark or error.context_mark
+    if error.context_mark and (problem in _AT_CONTEXT or at.line >= len(lines)):
+        at = error.context_mark
+    mark = Mark(at.line + 1, at.column + 1) if at else Mark(1, 1)
     line = lines[mark.line - 1] if mark.line <= len(lines) else ""
     if line[mark.column - 1 : mark.column] == "\t":
-        return "a tab cannot indent", "use spaces"
+        return mark, "a tab cannot indent", "use spaces"
     words, hint = _YAML_WORDS.get(problem, (f"this is not YAML: {problem}", None))
-    return words, hint
+    return mark, words, hint

@@ -87,9 +87,7 @@ class TreeBuilder:
         try:
             yield from yaml.parse(text, _LOADER)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            place_ = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
-            raise self.stop(place_, *explain_syntax(error, text, place_)) from None
+            raise self.stop(*explain_syntax(error, text)) from None
         except yaml.YAMLError as error:
             # The reader, before any mark: a character that YAML does not allow.
             position = getattr(error, "position", 0)

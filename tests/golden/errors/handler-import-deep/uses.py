@@ -1,0 +1,5 @@
+import pkg
+
+
+def count(record):
+    return record

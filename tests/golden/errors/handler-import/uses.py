@@ -1,0 +1,7 @@
+import json
+import images
+from pkg import embed
+
+
+def count(record):
+    return record

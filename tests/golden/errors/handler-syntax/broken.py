@@ -1,0 +1,2 @@
+def count(record:
+    return record
