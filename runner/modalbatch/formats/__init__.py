@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+
+class Bare(NamedTuple):
+    """A format's innermost functions, for a loop that asks everything else itself.
+
+    `loads` may return any JSON value and raise anything; `dumps` writes what is none as `null`, so before it each field
+    that is neither a `str` nor an `int` goes through `refuse`.
+    """
+
+    loads: Callable[[bytes], Any]
+    dumps: Callable[[Any], bytes]
+    refuse: Callable[[Any], None]
+    delimiter: bytes
 
 
 class Format(Protocol):
@@ -19,6 +32,9 @@ class Format(Protocol):
 
         It raises `TypeError` or `ValueError` for what cannot be written and then leaves the buffer as it was.
         """
+
+    def bare(self) -> Bare:
+        """The functions without their guards: about 0.4 µs less a record."""
 
     def raw_records(self, stream: BinaryIO) -> Any:
         """An iterator over the encoded records of a stream (for JSONL the stream itself: its lines)."""

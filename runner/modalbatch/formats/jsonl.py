@@ -18,6 +18,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
+from modalbatch.formats import Bare
+
 Decoder = Callable[[bytes], Any]
 Encoder = Callable[[Any, bytearray], None]
 
@@ -40,6 +42,15 @@ class JsonlFormat:
     def encoder(self) -> Encoder:
         r"""A function that appends a record and `\n` to a buffer; on an error the buffer is as it was."""
         return _msgspec_encoder() if self._use_msgspec else _stdlib_encoder()
+
+    def bare(self) -> Bare:
+        """msgspec's own functions; with the standard library the guarded ones, which it needs anyway."""
+        if not self._use_msgspec:
+            return Bare(_stdlib_decoder(), _stdlib_dumps(), refuse_non_finite, b"\n")
+        import msgspec
+
+        loads, dumps = msgspec.json.Decoder().decode, msgspec.json.Encoder(enc_hook=_plain).encode
+        return Bare(loads, dumps, refuse_non_finite, b"\n")
 
     def raw_records(self, stream: BinaryIO) -> BinaryIO:
         """The stream itself: a line is a record. Blank lines are lines too: the reader skips them."""
@@ -120,14 +131,19 @@ def _msgspec_encoder() -> Encoder:
     return encode
 
 
-def _stdlib_encoder() -> Encoder:
+def _stdlib_dumps() -> Callable[[Any], bytes]:
     dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+    return lambda record: dumps(_plain(record)).encode()
+
+
+def _stdlib_encoder() -> Encoder:
+    dumps = _stdlib_dumps()
 
     def encode(record: Any, buffer: bytearray) -> None:
         if not isinstance(record, dict):
             raise TypeError(_not_an_object(record))
         try:
-            data = dumps(_plain(record)).encode()
+            data = dumps(record)
         except RecursionError:
             raise ValueError("nested too deeply") from None
         buffer += data

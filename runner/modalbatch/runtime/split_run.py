@@ -69,8 +69,9 @@ class SplitRun:
     def __init__(self, job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> None:
         self.job, self.handler, self.callers, self.progress, self.task = job, handler, callers, progress, task
         self.policy = Policy(job)
-        self.encode = open_format(job.sink.format).encoder()
-        self.decode = open_format(job.source.format).decoder()
+        source_format, sink_format = open_format(job.source.format), open_format(job.sink.format)
+        self.decode, self.encode = source_format.decoder(), sink_format.encoder()
+        self.bare = sink_format.bare()._replace(loads=source_format.bare().loads)
         self.runner = Runner(handler, self.decode, self._tick)
         resume = task.resume
         self.part = Spool(task.part_path, _compressor(job.sink.compression), resume.part_bytes)
@@ -116,45 +117,49 @@ class SplitRun:
     # -- one record at a time, in this thread: the hot path
 
     def each(self, stream: Any) -> None:
-        """Every line of a unit through the bare handler."""
-        decode, encode, call, keep = self.decode, self.encode, self.handler.bare(), self.job.handler.keep
+        """Every line of a unit through the bare handler. What is common is not counted: it is what the rest leaves."""
+        loads, dumps, refuse, delimiter = self.bare
+        call, keep = self.handler.bare(), self.job.handler.keep
         words, buffer, poison = self.progress.words, self.buffer, self.task.poison
-        ordinal = self.ordinal
-        out_of = out = filtered = 0
+        ordinal = begun = self.ordinal
+        n_filtered = n_special = n_more = 0
         for line in stream:
             words[LOW] = ordinal
             try:
-                record = decode(line)
-                if poison and ordinal in poison:
-                    raise _Poisoned
+                record = loads(line)
+                if type(record) is not dict or (poison and ordinal in poison):
+                    raise _NotForTheHandler
                 result = call(record)
                 if type(result) is dict:
                     if keep:
                         copy_kept(keep, record, result)
-                    encode(result, buffer)
-                    out += 1
-                    out_of += 1
+                    for value in result.values():
+                        kind = type(value)
+                        if kind is not str and kind is not int:
+                            refuse(value)
+                    buffer += dumps(result)
+                    buffer += delimiter
                 elif result is None:
-                    filtered += 1
+                    n_filtered += 1
                 else:
-                    out += self._append(normal(result), record)
-                    out_of += 1
+                    n_more += self._append(normal(result), record) - 1
             except (Exception, SystemExit) as error:
+                n_special += 1
                 self._not_simply_done(Item(ordinal, stream.tell() - len(line), line, {}), error)
             ordinal += 1
             if len(buffer) > PIECE_BYTES or words[FLUSH]:
-                self._add(out_of, out, filtered)
-                out_of = out = filtered = 0
+                self._add(ordinal - begun - n_special, n_filtered, n_more)
+                begun, n_filtered, n_special, n_more = ordinal, 0, 0, 0
                 self.checkpoint(ordinal)
-        self._add(out_of, out, filtered)
+        self._add(ordinal - begun - n_special, n_filtered, n_more)
         self.ordinal = ordinal
 
-    def _add(self, out_of: int, out: int, filtered: int) -> None:
+    def _add(self, n_simple: int, n_filtered: int, n_more: int) -> None:
         counts = self.counts
-        counts["out_of"] += out_of
-        counts["out"] += out
-        counts["filtered"] += filtered
-        counts["in_"] += out_of + filtered
+        counts["in_"] += n_simple
+        counts["filtered"] += n_filtered
+        counts["out_of"] += n_simple - n_filtered
+        counts["out"] += n_simple - n_filtered + n_more
 
     def _not_simply_done(self, item: Item, error: BaseException) -> None:
         """A line that is blank, undecodable, known as poison, or whose record failed."""
@@ -324,7 +329,7 @@ def _compressor(compression: str) -> Callable[[bytes], bytes] | None:
     return None if compression == "none" else open_compressor(compression)
 
 
-class _Poisoned(Exception):
+class _NotForTheHandler(Exception):
     pass
 
 

@@ -1,7 +1,7 @@
 """One split in one slot, until it is done or known to be impossible. Runs on: container.
 
-Owns the search for poison: a slot that dies or hangs is replaced, the records that were in flight are handed over again
-in halves, and the record that does it alone, twice, becomes a dead letter. ⌈log2 n⌉ + 2 extra attempts for a batch of n.
+Owns the search for poison: a slot that dies or hangs is replaced, the records in flight are handed over again in
+halves, and the record that does it alone, twice, becomes a dead letter. ⌈log2 n⌉ + 2 extra attempts for a batch of n.
 """
 
 from __future__ import annotations
