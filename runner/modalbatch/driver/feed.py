@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from modalbatch.records import Split
 
@@ -20,9 +19,7 @@ from modalbatch.records import Split
 class Feed:
     """An asynchronous source of splits that hears what became of them."""
 
-    def __init__(
-        self, window: int, thread: ThreadPoolExecutor, next_round: Callable[[], Iterator[Split] | None]
-    ) -> None:
+    def __init__(self, window: int, thread: Executor, next_round: Callable[[], Iterator[Split] | None]) -> None:
         self._window = asyncio.Semaphore(window)
         #: The one thread that touches source, sink listing and index.
         self._thread = thread
@@ -50,7 +47,8 @@ class Feed:
 
     def again(self, split: Split, delay_s: float) -> None:
         """Feed this split once more, later. Order: before `settled` of the same split."""
-        heapq.heappush(self._again, (time.monotonic() + delay_s, next(self._order), split))
+        now_s = asyncio.get_running_loop().time()
+        heapq.heappush(self._again, (now_s + delay_s, next(self._order), split))
         self._moved.set()
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -69,7 +67,7 @@ class Feed:
     async def _next(self) -> Split | None:
         loop = asyncio.get_running_loop()
         while self._is_open:
-            if self._again and self._again[0][0] <= time.monotonic():
+            if self._again and self._again[0][0] <= loop.time():
                 return heapq.heappop(self._again)[2]
             split = await loop.run_in_executor(self._thread, next, self._splits, None)
             if split is not None:
@@ -81,7 +79,7 @@ class Feed:
                 self._splits = splits
                 continue
             self._moved.clear()
-            wait_s = max(0.0, self._again[0][0] - time.monotonic()) if self._again else None
+            wait_s = max(0.0, self._again[0][0] - loop.time()) if self._again else None
             try:
                 await asyncio.wait_for(self._moved.wait(), wait_s)
             except asyncio.TimeoutError:

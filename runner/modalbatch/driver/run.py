@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from modalbatch.driver import runs
@@ -27,7 +27,7 @@ from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Counts, Json, Manifest, Receipt, Split, encode
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
-from modalbatch.sources import open_source
+from modalbatch.sources import Source, open_source
 
 #: `Worker().process.map.aio`, or what a harness puts in its place.
 Map = Callable[..., AsyncIterator[Any]]
@@ -51,17 +51,8 @@ async def drive(job: Mapping[str, Any], request: str, map_splits: Map, report: R
 
     Never raises for what a person can mend: that is in the outcome. Retry-safe: yes; another driver may take over.
     """
-    started = time.monotonic()
-    run = Run(Job.from_json(dict(job)), runs.Request.from_text(request), map_splits, report or _modal_report(job))
-    try:
-        outcome = await run.run()
-    except ModalbatchError as error:
-        outcome = run.verdict("failed", error=error)
-    finally:
-        run.close()
-    data = outcome.to_json() | {"run_id": run.request.run_id, "seconds": round(time.monotonic() - started, 3)}
-    await run.finish(data)
-    return encode(data)
+    asked = runs.Request.from_text(request)
+    return encode(await Run(Job.from_json(dict(job)), asked, map_splits, report or _modal_report(job)).conduct())
 
 
 def _modal_report(job: Mapping[str, Any]) -> Report:
@@ -77,12 +68,24 @@ def _modal_report(job: Mapping[str, Any]) -> Report:
 class Run:
     """State of one driver."""
 
-    def __init__(self, job: Job, request: runs.Request, map_splits: Map, report: Report) -> None:
-        self.job, self.request, self._map, self._report = job, request, map_splits, report
+    def __init__(
+        self,
+        job: Job,
+        request: runs.Request,
+        map_splits: Map,
+        report: Report,
+        *,
+        sink: ObjectSink | None = None,
+        source: Source | None = None,
+        executor: Callable[[int, str], Executor] = ThreadPoolExecutor,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`sink`, `source`: in place of the job's own. `executor`: makes a pool of so many threads with that name."""
+        self.job, self.request, self._map, self._report, self._now = job, request, map_splits, report, now
         self.driver_id = secrets.token_hex(8)
         self.fingerprint = fingerprint(job, hash_code(job.modules))
-        self.sink: ObjectSink = open_sink(job, request.roots, in_container=True)
-        self.source = open_source(
+        self.sink: ObjectSink = sink or open_sink(job, request.roots, in_container=True)
+        self.source: Source = source or open_source(
             job,
             request.roots,
             in_container=True,
@@ -92,8 +95,8 @@ class Run:
         self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id)
         self.epoch = 0
         #: The one thread for listing, index and control objects; another pool for receipts.
-        self._thread = ThreadPoolExecutor(1, "modalbatch-index")
-        self._readers = ThreadPoolExecutor(8, "modalbatch-receipts")
+        self._thread = executor(1, "modalbatch-index")
+        self._readers = executor(8, "modalbatch-receipts")
         self.phase = "listing"
         self.counts = Counts()
         self.n_done = self.n_failed = self.n_kept = self.n_todo = 0
@@ -110,6 +113,19 @@ class Run:
         self._readers.shutdown(wait=False)
 
     # -- the order of a run
+
+    async def conduct(self) -> Json:
+        """The whole run; its outcome."""
+        started = time.monotonic()
+        try:
+            outcome = await self.run()
+        except ModalbatchError as error:
+            outcome = self.verdict("failed", error=error)
+        finally:
+            self.close()
+        data = outcome.to_json() | {"run_id": self.request.run_id, "seconds": round(time.monotonic() - started, 3)}
+        await self.finish(data)
+        return data
 
     async def run(self) -> Verdict:
         """Plan, feed, publish; again when the sink moved meanwhile."""
@@ -134,7 +150,7 @@ class Run:
         if job.delivery == "exactly_once" and self.sink.store.has_conditional_create and self.sink.owner() is None:
             self.sink.store.probe()
         self.sink.claim(owner_of(job))
-        runs.begin(self.sink, request, job.name, self.fingerprint, time.time())
+        runs.begin(self.sink, request, job.name, self.fingerprint, self._now())
         self.epoch = runs.take_epoch(self.sink, request.run_id, self.driver_id)
         self.ledger.add("driver_started", driver=self.driver_id, epoch=self.epoch, fingerprint=self.fingerprint)
 
@@ -194,6 +210,7 @@ class Run:
                     self.sink, engine["home"], engine["id"], run_id=request.run_id, epoch=self.epoch
                 )
             ),
+            now=self._now,
         )
         if verdict.exit_code == 0 and manifest:
             self.sink.mark_success(manifest)
@@ -331,11 +348,11 @@ class Run:
 
     async def _look(self, feed: Feed) -> None:
         """Every second: has somebody asked to stop, or another driver taken over? Twice a second: tell the progress."""
-        next_look = 0.0
+        loop, next_look = asyncio.get_running_loop(), 0.0
         while True:
             await self._tell()
-            if time.monotonic() >= next_look:
-                next_look = time.monotonic() + LOOK_S
+            if loop.time() >= next_look:
+                next_look = loop.time() + LOOK_S
                 run_id = self.request.run_id
                 if await self._off(runs.is_stopping, self.sink, run_id):
                     self._is_asked_to_stop = True

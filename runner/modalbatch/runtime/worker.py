@@ -7,7 +7,6 @@ and writes the receipt last. No user object and no exception ever leaves `proces
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import secrets
 import sys
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from modalbatch.errors import ModalbatchError
-from modalbatch.formats import compression
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Counts, Part, Receipt, Split, dead_name, encode, part_name
+from modalbatch.records import Split, encode
 from modalbatch.runtime.child import Child
+from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.runtime.supervise import Outcome, supervise
 from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink
@@ -82,9 +81,9 @@ class Worker:
             message = "the handler's files in this container are not those that the driver saw"
             return {"status": "refused", "message": message}
         sink = self.sink(split.roots)
-        found = sink.find(split.id, split.fingerprint, split.generation)
-        if found:
-            return _committed(sink, found)
+        committed = find_committed(sink, split)
+        if committed:
+            return committed
         timeout_s = float(self.job.compute.timeout_s)
         try:
             child = self._free.get(timeout=min(MAX_WAIT_S, timeout_s * WAIT_SHARE))
@@ -111,60 +110,16 @@ class Worker:
     def _finish(self, split: Split, attempt: str, outcome: Outcome, paths: tuple[Path, Path], started: float) -> Json:
         if outcome.answer is None:
             return {"status": outcome.status, **outcome.details}
-        answer, sink = outcome.answer, self.sink(split.roots)
-        counts = Counts(**answer["counts"])
-        if not counts.balances():
-            return {
-                "status": "failed",
-                "error": "InternalError",
-                "message": f"counts do not add up: {counts}",
-                "hint": None,
-            }
-        suffix = ".jsonl" + compression.SUFFIXES[self.job.sink.compression]
-        part = _part(part_name(split.id, attempt, suffix), answer["part"], counts.out)
-        dead = _part(dead_name(split.id, attempt), answer["dead"], counts.dead)
-        receipt = Receipt(
-            split=split.id,
-            fingerprint=split.fingerprint,
-            generation=split.generation,
-            attempt=attempt,
-            run_id=split.run_id,
-            units=split.units,
-            parts=part,
-            dead=dead,
-            counts=counts,
-            seconds=time.monotonic() - started,
-            container=os.environ.get("MODAL_TASK_ID", ""),
-            gpu=self.job.compute.gpu[0] if self.job.compute.gpu else None,
+        sink = self.sink(split.roots)
+        return commit_attempt(
+            self.job,
+            sink,
+            split,
+            attempt,
+            answer=outcome.answer,
+            paths=paths,
+            elapsed_s=lambda: time.monotonic() - started,
         )
-        for path, objects in ((paths[0], part), (paths[1], dead)):
-            for item in objects:
-                sink.put(path, item)
-        if time.monotonic() - started > self.job.compute.timeout_s:
-            # The sweep may take parts of attempts that are twice as old as this: never commit so late.
-            sink.delete(item.name for item in part + dead)
-            return {
-                "status": "failed",
-                "error": "Timeout",
-                "message": "the attempt was over before its receipt",
-                "hint": None,
-            }
-        # Receipt last: a crash before this line re-runs the split, after it never does.
-        stands = sink.commit(receipt)
-        if stands.attempt != attempt:
-            named = {item.name for item in stands.parts + stands.dead}
-            sink.delete(item.name for item in part + dead if item.name not in named)
-        return _committed(sink, stands)
-
-
-def _part(name: str, size_and_sha: list[Any], records: int) -> tuple[Part, ...]:
-    n_bytes, sha256 = size_and_sha
-    return (Part(name, n_bytes, sha256, records),) if n_bytes else ()
-
-
-def _committed(sink: ObjectSink, receipt: Receipt) -> Json:
-    name = sink.receipt_name(receipt.split, receipt.fingerprint, receipt.generation, receipt.attempt)
-    return {"status": "done", "receipt": name, "counts": receipt.counts.to_json(), "seconds": receipt.seconds}
 
 
 #: What tests and harnesses put in the place of a Modal method.

@@ -1,0 +1,88 @@
+"""The commit of one attempt: parts, then the receipt. Runs on: container.
+
+Owns the worker's half of `guarantees.md` section 3. The worker and the schedules of the fault tests go through it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modalbatch.formats import compression
+from modalbatch.job import Job
+from modalbatch.records import Counts, Part, Receipt, Split, dead_name, part_name
+from modalbatch.sinks.objects import ObjectSink
+
+Json = dict[str, Any]
+
+
+def find_committed(sink: ObjectSink, split: Split) -> Json | None:
+    """The answer for a split that has its receipt already; None: somebody must do it."""
+    found = sink.find(split.id, split.fingerprint, split.generation)
+    return _committed(sink, found) if found else None
+
+
+def commit_attempt(
+    job: Job,
+    sink: ObjectSink,
+    split: Split,
+    attempt: str,
+    *,
+    answer: Mapping[str, Any],
+    paths: tuple[Path, Path],
+    elapsed_s: Callable[[], float],
+) -> Json:
+    """Publish what a slot wrote to `paths` (results, dead letters) and make it count; the answer for the driver.
+
+    `answer` is the slot's: `counts`, and bytes and sha256 of `part` and `dead`. `elapsed_s`: since the attempt's entry.
+    """
+    counts = Counts(**answer["counts"])
+    if not counts.balances():
+        return _failed("InternalError", f"counts do not add up: {counts}")
+    suffix = ".jsonl" + compression.SUFFIXES[job.sink.compression]
+    part = _part(part_name(split.id, attempt, suffix), answer["part"], counts.out)
+    dead = _part(dead_name(split.id, attempt), answer["dead"], counts.dead)
+    for path, objects in ((paths[0], part), (paths[1], dead)):
+        for item in objects:
+            sink.put(path, item)
+    elapsed = elapsed_s()
+    if elapsed > job.compute.timeout_s:
+        # The sweep may take parts of attempts that are twice as old as this: never commit so late.
+        sink.delete(item.name for item in part + dead)
+        return _failed("Timeout", "the attempt was over before its receipt")
+    receipt = Receipt(
+        split=split.id,
+        fingerprint=split.fingerprint,
+        generation=split.generation,
+        attempt=attempt,
+        run_id=split.run_id,
+        units=split.units,
+        parts=part,
+        dead=dead,
+        counts=counts,
+        seconds=elapsed,
+        container=os.environ.get("MODAL_TASK_ID", ""),
+        gpu=job.compute.gpu[0] if job.compute.gpu else None,
+    )
+    # Receipt last: a crash before this line re-runs the split, after it never does.
+    stands = sink.commit(receipt)
+    if stands.attempt != attempt:
+        named = {item.name for item in stands.parts + stands.dead}
+        sink.delete(item.name for item in part + dead if item.name not in named)
+    return _committed(sink, stands)
+
+
+def _part(name: str, size_and_sha: list[Any], records: int) -> tuple[Part, ...]:
+    n_bytes, sha256 = size_and_sha
+    return (Part(name, n_bytes, sha256, records),) if n_bytes else ()
+
+
+def _committed(sink: ObjectSink, receipt: Receipt) -> Json:
+    name = sink.receipt_name(receipt.split, receipt.fingerprint, receipt.generation, receipt.attempt)
+    return {"status": "done", "receipt": name, "counts": receipt.counts.to_json(), "seconds": receipt.seconds}
+
+
+def _failed(error: str, message: str) -> Json:
+    return {"status": "failed", "error": error, "message": message, "hint": None}
