@@ -50,12 +50,16 @@ def test_app_run_from_python(bench):
 
 
 def test_unknown_rpc_is_named(bench):
-    output = bench.python("import modal\nmodal.Sandbox.create('ls', app=modal.App.lookup('x', create_if_missing=True))", 1)
+    output = bench.python(
+        "import modal\nmodal.Sandbox.create('ls', app=modal.App.lookup('x', create_if_missing=True))", 1
+    )
     assert "is not supported by modalbatch's local engine" in output
 
 
 def test_wrong_token_is_refused(bench):
-    source = "import os; os.environ['MODAL_TOKEN_SECRET'] = 'as-guess'\nimport modal\nmodal.Dict.from_name('x').hydrate()"
+    source = (
+        "import os; os.environ['MODAL_TOKEN_SECRET'] = 'as-guess'\nimport modal\nmodal.Dict.from_name('x').hydrate()"
+    )
     assert "its token differs" in bench.python(source, 1)
 
 

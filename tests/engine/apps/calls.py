@@ -135,5 +135,7 @@ def look():
         "remote": not modal.is_local(),
         "version": modal.__version__,
         "engine": os.environ["MODALBATCH_LOCAL_ENGINE"],
-        "user_packages": [name for name in ("pytest", "uv", "boto3") if __import__("importlib.util").util.find_spec(name)],
+        "user_packages": [
+            name for name in ("pytest", "uv", "boto3") if __import__("importlib.util").util.find_spec(name)
+        ],
     }

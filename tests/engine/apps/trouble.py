@@ -62,6 +62,17 @@ def nap(x):
     time.sleep(x)
 
 
+@app.function(volumes={"/shared": modal.Volume.from_name("trouble", create_if_missing=True)})
+def wait_for(name):
+    """Waits for a file; the number of the attempt that saw it."""
+    path = f"/shared/{name}"
+    with open(f"{path}.started", "a") as file:
+        file.write("x")
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return os.path.getsize(f"{path}.started")
+
+
 @app.cls()
 class Broken:
     @modal.enter()

@@ -1,0 +1,73 @@
+"""Deployments, names, environments, logs; and what survives the engine."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from engine_bench import Bench
+
+from modalbatch.engines.local import LocalEngine
+
+_CALL = "import modal; print('VERSION', modal.Function.from_name('service', 'version').remote())"
+
+
+def test_deploy_call_redeploy_stop(bench, monkeypatch):
+    bench.modal("deploy", "service.py")
+    assert "VERSION 1" in bench.python(_CALL)
+    monkeypatch.setenv("SERVICE_VERSION", "2")
+    bench.modal("deploy", "service.py")
+    assert "VERSION 2" in bench.python(_CALL)
+    keep = "import modal; print(modal.Cls.from_name('service', 'Keeper')().keep.remote('a', 'text'))"
+    assert "text" in bench.python(keep)
+    apps = json.loads(bench.modal("app", "list", "--json"))
+    assert [(app["description"], app["state"]) for app in apps if app["description"] == "service"] == [
+        ("service", "deployed")
+    ]
+    assert "asked for the version" in bench.modal("app", "logs", "service")
+    bench.modal("app", "stop", "service", "--yes")
+    assert "not deployed" in bench.python(_CALL, 1)
+
+
+def test_missing_names_are_not_found(bench):
+    bench.modal("deploy", "service.py", "--name", "half")
+    source = "import modal; modal.Function.from_name('half', 'nothing').hydrate()"
+    assert "app `half` has no function `nothing`" in bench.python(source, 1)
+
+
+def test_environments_are_made_on_demand_and_are_apart(bench):
+    bench.modal("deploy", "service.py", "-e", "prod", "--name", "elsewhere")
+    source = "import modal; print(modal.Function.from_name('elsewhere', 'version', environment_name={!r}).remote())"
+    assert "1" in bench.python(source.format("prod"))
+    assert "not deployed in environment `main`" in bench.python(source.format("main"), 1)
+
+
+def test_detached_app_ends_with_its_calls(bench):
+    source = (
+        "import modal, calls\n"
+        "with calls.app.run(detach=True):\n    call = calls.square.spawn(5)\n    print('CALL', call.object_id)\n"
+    )
+    call_id = re.search(r"CALL (\S+)", bench.python(source))[1]
+    assert "25" in bench.python(f"import modal; print(modal.FunctionCall.from_id('{call_id}').get())")
+
+
+def test_state_survives_the_engine(home):
+    with LocalEngine(home) as engine:
+        bench = Bench(home, engine)
+        first, home_id = engine.engine_id, engine.home_id
+        bench.modal("deploy", "service.py")
+        spawn = (
+            "import modal\n"
+            "d = modal.Dict.from_name('d', create_if_missing=True); d['a'] = 1\n"
+            "print(modal.Cls.from_name('service', 'Keeper')().keep.remote('kept', 'yes'))\n"
+            "call = modal.Function.from_name('service', 'version').spawn(); call.get(); print('CALL', call.object_id)\n"
+        )
+        call_id = re.search(r"CALL (\S+)", bench.python(spawn))[1]
+    with LocalEngine(home) as engine:
+        bench = Bench(home, engine)
+        assert engine.engine_id != first
+        assert engine.home_id == home_id
+        assert "VERSION 1" in bench.python(_CALL)
+        again = f"import modal; print(modal.Dict.from_name('d')['a'], modal.FunctionCall.from_id('{call_id}').get())"
+        assert "1 1" in bench.python(again)
+        assert bench.modal("volume", "get", "service-data", "kept", "-").startswith("yes")
