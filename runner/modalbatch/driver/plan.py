@@ -20,6 +20,7 @@ from modalbatch.records import (
     Json,
     Manifest,
     Receipt,
+    Segment,
     Split,
     Unit,
     is_ours,
@@ -212,6 +213,8 @@ class Plan:
     tally: Tally
     n_units: int
     sight: Sight
+    #: Whether the newest manifest already says all that a run now would publish: there is nothing to do.
+    is_published: bool
 
     @property
     def n_todo(self) -> int:
@@ -232,9 +235,29 @@ def plan(job: Job, sink: ObjectSink, source: Source, fingerprint: str, *, keep: 
             pass
         check_not_empty(job, index)
         index.settle_removed(job.source.on_removed)
-        return Plan(tally=index.tally(), n_units=index.n_wanted(), sight=sight)
+        segments = kept_segments(sink, index, sight.manifest)
+        is_published = index.n_missing() == 0 and is_live(index, sight, segments, tuple(index.unchosen()))
+        return Plan(tally=index.tally(), n_units=index.n_wanted(), sight=sight, is_published=is_published)
     finally:
         index.close()
+
+
+def kept_segments(sink: ObjectSink, index: Index, manifest: Manifest | None) -> list[Segment]:
+    """The segments that the next manifest can list as they are: each of their receipts is still live."""
+    segments = manifest.segments if manifest else ()
+    return [item for item in segments if index.keep_if_chosen([name for name, _ in sink.live_in(item)])]
+
+
+def is_live(index: Index, sight: Sight, kept: Sequence[Segment], retired: Sequence[str]) -> bool:
+    """Whether the newest manifest already says what the next one would. Order: after `kept_segments`."""
+    manifest = sight.manifest
+    return (
+        manifest is not None
+        and not index.has_rest()
+        and len(kept) == len(manifest.segments)
+        and set(retired) <= set(manifest.retired)
+        and sight.accepted == manifest.accepted
+    )
 
 
 def check_not_empty(job: Job, index: Index) -> None:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 
 from modalbatch.driver.index import Index
-from modalbatch.driver.plan import Sight
+from modalbatch.driver.plan import Sight, is_live, kept_segments
 from modalbatch.records import Manifest, Receipt, Segment, encode, is_ours, segment_name
 from modalbatch.sinks.objects import ObjectSink
 
@@ -33,16 +33,8 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
         raise Moved("another run published")
     if index.has_fresh():
         _check_parts(sink, index)
-    segments = [segment for segment in (old.segments if old else ()) if _keep(sink, index, segment)]
-    retired = tuple(index.unchosen())
-    is_same = (
-        old is not None
-        and not index.has_rest()
-        and len(segments) == len(old.segments)
-        and set(retired) <= set(old.retired)
-        and sight.accepted == old.accepted
-    )
-    if is_same:
+    segments, retired = kept_segments(sink, index, old), tuple(index.unchosen())
+    if old and is_live(index, sight, segments, retired):
         return old
     segments += _write_segments(sink, index.rest(), sight.generation)
     totals = index.totals()
@@ -68,11 +60,6 @@ def _check_parts(sink: ObjectSink, index: Index) -> None:
             index.add_object(entry.name, entry.size_bytes)
     if lost := index.lost():
         raise Moved(f"{len(lost)} receipts of this run name parts that are gone, for example `{lost[0]}`")
-
-
-def _keep(sink: ObjectSink, index: Index, segment: Segment) -> bool:
-    """Whether an old segment can be listed again as it is: each of its receipts is still live."""
-    return index.keep_if_chosen([name for name, _ in sink.live_in(segment)])
 
 
 def _write_segments(sink: ObjectSink, rows: Iterator[tuple[str, Receipt]], number: int) -> list[Segment]:
