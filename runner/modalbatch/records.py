@@ -293,9 +293,8 @@ class Manifest:
     extra: Json = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON."""
-        data = asdict(self) | {"format": SINK_FORMAT, "counts": self.counts.to_json()}
-        return encode(data).encode()
+        """Canonical JSON, sealed."""
+        return seal(asdict(self) | {"format": SINK_FORMAT, "counts": self.counts.to_json()})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -304,8 +303,7 @@ class Manifest:
         Raises:
             StateError: torn, altered or newer.
         """
-        plain = parse_json(data, "manifest")
-        check_format(plain, "manifest")
+        plain = unseal(data, "manifest")
         try:
             return cls(
                 number=plain["number"],
@@ -367,6 +365,30 @@ def parse_json(data: bytes, what: str) -> Json:
     if not isinstance(plain, dict):
         raise StateError(f"a {what} is altered: not a JSON object")
     return plain
+
+
+def seal(data: Json) -> bytes:
+    """Canonical JSON with the hash of itself: no byte of it can change unseen."""
+    return encode({**data, "sha256": _seal_of(data)}).encode()
+
+
+def unseal(data: bytes, what: str) -> Json:
+    """What `seal` wrote.
+
+    Raises:
+        StateError: torn, altered or newer.
+    """
+    plain = parse_json(data, what)
+    check_format(plain, what)
+    claimed = plain.pop("sha256", None)
+    # The second test is for changes that JSON does not see, such as white space.
+    if claimed != _seal_of(plain) or seal(plain) != data:
+        raise StateError(f"a {what} is altered: its content is not what its hash says")
+    return plain
+
+
+def _seal_of(data: Json) -> str:
+    return hashlib.sha256(encode(data).encode()).hexdigest()
 
 
 def check_format(data: Mapping[str, Any], what: str) -> None:

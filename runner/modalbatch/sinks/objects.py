@@ -19,13 +19,14 @@ from modalbatch.records import (
     Part,
     Receipt,
     Segment,
-    check_format,
     encode,
     manifest_name,
     parse_json,
     parse_manifest_name,
     parse_receipt,
     receipt_name,
+    seal,
+    unseal,
 )
 from modalbatch.stores import Store
 
@@ -42,18 +43,16 @@ class ObjectSink:
         """Who this sink belongs to and its split rule; None before the first run.
 
         Raises:
-            StateError: written by a later version.
+            StateError: altered, or written by a later version.
         """
         try:
-            data = parse_json(self.store.read(OWNER), "owner.json")
+            return unseal(self.store.read(OWNER), "sink's owner.json")
         except NotFoundError:
             return None
-        check_format(data, "sink")
-        return data
 
     def claim(self, owner: Json) -> Json:
         """Write owner.json once; the owner that stands, ours or another's."""
-        if self.store.create(OWNER, encode(owner).encode()):
+        if self.store.create(OWNER, seal(owner)):
             return owner
         found = self.owner()
         if found is None:
@@ -114,7 +113,15 @@ class ObjectSink:
         Raises:
             NotFoundError: there is none.
         """
-        return Manifest.from_bytes(self.store.read(manifest_name(number)))
+        return Manifest.from_bytes(self.manifest_bytes(number))
+
+    def manifest_bytes(self, number: int) -> bytes:
+        """The manifest of that number as it stands.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self.store.read(manifest_name(number))
 
     def publish(self, manifest: Manifest) -> bool:
         """Make a run live; False when another run has published this number."""
