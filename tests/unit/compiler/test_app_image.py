@@ -126,7 +126,7 @@ def test_layers(layer: dict, call: str) -> None:
 def test_mounted_files_come_after_everything_that_is_built() -> None:
     given = image.worker_image(
         job(
-            layers=({"add_local_file": ["a", "/a"]}, {"add_local_file": {"args": ["b", "/b"], "kwargs": {"copy": True}}}),
+            layers=({"add_local_file": ["a", "/"]}, {"add_local_file": {"args": ["b", "/"], "kwargs": {"copy": True}}}),
             add_local=({"local": "d/", "remote": "/d", "sha256": "0"}, {"local": "f", "remote": "/f", "sha256": "0"}),
         )
     )  # fmt: skip
