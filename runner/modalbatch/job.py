@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -314,6 +314,12 @@ def fingerprint(job: Job, code_sha256: str) -> str:
     `code_sha256` is `hash_code` of the mounted modules. Keys at their default are left out, so that a new key
     changes no old fingerprint.
     """
+    text = json.dumps(deciding(job, code_sha256), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def deciding(job: Job, code_sha256: str) -> Json:
+    """What the fingerprint is a hash of, as plain data."""
     decides: Json = {
         "format": FINGERPRINT_FORMAT,
         "handler": _only(dump(job.handler), "call", "args", "batch_size", "keep"),
@@ -329,8 +335,7 @@ def fingerprint(job: Job, code_sha256: str) -> str:
         image = dump(job.image)
         # A file's path does not decide data, its content does.
         decides["image"] = {key: _without_paths(value) for key, value in image.items()}
-    text = json.dumps(decides, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return decides
 
 
 def _only(data: Json, *names: str) -> Json:
@@ -352,13 +357,18 @@ def hash_code(modules: Iterable[str], roots: Iterable[Path | str] | None = None)
 
     Imports nothing. A module that is not there hashes as absent: importing it will say so better.
     """
-    searched = [Path(root) for root in (sys.path if roots is None else roots)]
     digest = hashlib.sha256()
+    for name, sha256 in code_files(modules, roots):
+        digest.update(f"{name}\0{sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def code_files(modules: Iterable[str], roots: Iterable[Path | str] | None = None) -> Iterator[tuple[str, str]]:
+    """Name (below its root) and sha256 of each file that `hash_code` reads."""
+    searched = [Path(root) for root in (sys.path if roots is None else roots)]
     for module in sorted(modules):
         for name, path in _module_files(module, searched):
-            content = path.read_bytes().replace(b"\r\n", b"\n")
-            digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-    return digest.hexdigest()
+            yield name, hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def _module_files(module: str, roots: list[Path]) -> list[tuple[str, Path]]:

@@ -33,6 +33,21 @@ CREATE INDEX cover_receipt ON cover (receipt);
 CREATE TABLE want (unit TEXT PRIMARY KEY, seq INTEGER, json TEXT) WITHOUT ROWID;
 CREATE TABLE listed (uri TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE was (uri TEXT, accepted INTEGER, PRIMARY KEY (uri, accepted)) WITHOUT ROWID;
+CREATE TABLE lost (unit TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE same (unit TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+#: Every wanted unit with its reason, in listing order.
+_REASONS = """
+CREATE TEMP TABLE reason AS SELECT seq, uri, size, CASE
+  WHEN EXISTS (SELECT 1 FROM cover WHERE cover.unit = wanted.unit) THEN 'kept'
+  WHEN NOT EXISTS (SELECT 1 FROM was WHERE was.uri = wanted.uri) THEN 'new'
+  WHEN EXISTS (SELECT 1 FROM lost WHERE lost.unit = wanted.unit) THEN 'lost'
+  WHEN EXISTS (SELECT 1 FROM same WHERE same.unit = wanted.unit) THEN 'packed'
+  WHEN EXISTS (SELECT 1 FROM was WHERE was.uri = wanted.uri AND accepted) THEN 'input'
+  ELSE 'code' END AS why
+FROM (SELECT unit, seq, json_extract(json, '$[0]') AS uri,
+             json_extract(json, '$[4]') - json_extract(json, '$[3]') AS size FROM want) AS wanted
 """
 
 
@@ -49,6 +64,34 @@ class Tally(NamedTuple):
     by_code: int
     #: Inputs with live output that are gone; their output is kept or dropped as the spec says.
     removed: int
+
+
+class Group(NamedTuple):
+    """Wanted units that share a reason."""
+
+    n_units: int = 0
+    n_inputs: int = 0
+    n_bytes: int = 0
+    #: URIs of the first few inputs.
+    examples: tuple[str, ...] = ()
+
+
+class Reasons(NamedTuple):
+    """A plan with its reasons: each wanted unit is in one group, and what is gone in the last."""
+
+    kept: Group
+    #: Nothing was ever done for the input.
+    new: Group
+    #: The input is another one than before …
+    input: Group
+    #: … or the handler or an option is …
+    code: Group
+    #: … or nothing is, but it was done in one pack with a changed input …
+    packed: Group
+    #: … or its output is not there any more.
+    lost: Group
+    #: Inputs with live output that are gone; in inputs only.
+    removed: Group
 
 
 class Totals(NamedTuple):
@@ -202,6 +245,10 @@ class Index:
         """How many units the source has."""
         return self._count("SELECT count(*) FROM want")
 
+    def n_inputs(self) -> int:
+        """How many inputs the source has."""
+        return self._count("SELECT count(*) FROM listed")
+
     def generation(self, split: str, fingerprint: str, at_least: int) -> int:
         """The generation for a new attempt: higher than every receipt of the split that is void."""
         sql = "SELECT max(generation) FROM receipt WHERE split = ? AND fp8 = ?"
@@ -264,6 +311,27 @@ class Index:
         )
         removed = self._count("SELECT count(DISTINCT uri) FROM was WHERE uri NOT IN (SELECT uri FROM listed)")
         return Tally(kept, self.n_missing() - changed, changed, by_code, removed)
+
+    def reasons(self, n_examples: int) -> Reasons:
+        """The plan with its reasons; after `settle_removed`."""
+        rows = self._db.execute("SELECT json FROM receipt WHERE live AND accepted AND NOT chosen")
+        for (text,) in rows.fetchall():
+            receipt = receipt_of(text)
+            table = "same" if self.has_parts(receipt) else "lost"
+            ids = [(unit.id,) for unit in receipt.units]
+            self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?)", ids)  # noqa: S608
+        self._db.execute(_REASONS)
+        sums = "SELECT why, count(*), count(DISTINCT uri), sum(size) FROM reason GROUP BY why"
+        some = "SELECT uri FROM reason WHERE why = ? GROUP BY uri ORDER BY min(seq) LIMIT ?"
+        groups = {
+            why: Group(n_units, n_inputs, n_bytes, tuple(uri for (uri,) in self._db.execute(some, (why, n_examples))))
+            for why, n_units, n_inputs, n_bytes in self._db.execute(sums).fetchall()
+        }
+        self._db.execute("DROP TABLE reason")
+        gone = "FROM (SELECT DISTINCT uri FROM was WHERE uri NOT IN (SELECT uri FROM listed))"
+        names = self._db.execute(f"SELECT uri {gone} ORDER BY uri LIMIT ?", (n_examples,))
+        groups["removed"] = Group(0, self._count(f"SELECT count(*) {gone}"), 0, tuple(uri for (uri,) in names))
+        return Reasons(**{why: groups.get(why, Group()) for why in Reasons._fields})
 
     def _count(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])

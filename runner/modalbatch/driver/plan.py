@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from modalbatch.driver.index import Index, Tally
+from modalbatch.driver.index import Index, Reasons, Tally
 from modalbatch.errors import NotFoundError, StateError
 from modalbatch.job import Job
 from modalbatch.records import (
@@ -39,6 +39,8 @@ PACK_WIRE_BYTES = 6000
 SMALL_BYTES = 4 << 20
 #: Small units that are looked at before the first pack is made.
 LOOK_AHEAD = 2048
+#: Names of inputs that a plan gives for each reason.
+N_EXAMPLES = 5
 #: Receipts read at the same time.
 READERS = 16
 
@@ -212,9 +214,12 @@ class Plan:
 
     tally: Tally
     n_units: int
+    n_inputs: int
     sight: Sight
     #: Whether the newest manifest already says all that a run now would publish: there is nothing to do.
     is_published: bool
+    #: Why each unit is done, or is to be done.
+    reasons: Reasons
 
     @property
     def n_todo(self) -> int:
@@ -237,7 +242,14 @@ def plan(job: Job, sink: ObjectSink, source: Source, fingerprint: str, *, keep: 
         index.settle_removed(job.source.on_removed)
         segments = kept_segments(sink, index, sight.manifest)
         is_published = index.n_missing() == 0 and is_live(index, sight, segments, tuple(index.unchosen()))
-        return Plan(tally=index.tally(), n_units=index.n_wanted(), sight=sight, is_published=is_published)
+        return Plan(
+            tally=index.tally(),
+            n_units=index.n_wanted(),
+            n_inputs=index.n_inputs(),
+            sight=sight,
+            is_published=is_published,
+            reasons=index.reasons(N_EXAMPLES),
+        )
     finally:
         index.close()
 

@@ -20,6 +20,7 @@ from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
 from modalbatch.driver.plan import SplitMaker, check_not_empty, check_owner, enumerate_missing, owner_of, read_sink
 from modalbatch.driver.publish import Moved, publish
+from modalbatch.driver.reason import leaves
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
 from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
@@ -150,7 +151,7 @@ class Run:
         if job.delivery == "exactly_once" and self.sink.store.has_conditional_create and self.sink.owner() is None:
             self.sink.store.probe()
         self.sink.claim(owner_of(job))
-        runs.begin(self.sink, request, job.name, self.fingerprint, self._now())
+        runs.begin(self.sink, request, job.name, self.fingerprint, self._now(), decides=leaves(job))
         self.epoch = runs.take_epoch(self.sink, request.run_id, self.driver_id)
         self.ledger.add("driver_started", driver=self.driver_id, epoch=self.epoch, fingerprint=self.fingerprint)
 

@@ -54,13 +54,25 @@ def run_object(run_id: str, name: str) -> str:
     return f"{RUNS}{run_id}/{name}"
 
 
-def begin(sink: ObjectSink, request: Request, job_name: str, fingerprint: str, started_s: float) -> None:
-    """Note that the run exists. Order: before its first part, so that a sweep elsewhere sees it."""
+def begin(
+    sink: ObjectSink,
+    request: Request,
+    job_name: str,
+    fingerprint: str,
+    started_s: float,
+    *,
+    decides: Mapping[str, str] | None = None,
+) -> None:
+    """Note that the run exists. Order: before its first part, so that a sweep elsewhere sees it.
+
+    `decides`: what the fingerprint is made of (`driver.reason`), so that a later plan can say what changed.
+    """
     data = {
         "format": SINK_FORMAT,
         "run_id": request.run_id,
         "name": job_name,
         "fingerprint": fingerprint,
+        "decides": dict(decides or {}),
         "engine": request.engine,
         "user": request.user,
         "started": round(started_s, 3),
