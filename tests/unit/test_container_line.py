@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "spec": set(),
     "compiler": {"spec"},
     "report": set(),
-    "engines": {"compiler", "spec", "report"},
+    "engines": {"compiler"},
     "cli": BELOW,
 }
 

@@ -1,4 +1,7 @@
-"""Secrets and volumes by name, as calls of Modal's client. Runs on: laptop. Owns which job needs which; holds no values."""
+"""Secrets and volumes by name, as calls of Modal's client. Runs on: laptop.
+
+Owns which of them a job needs. Refuses values of secrets: there is no way to say one.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def volume_map(refs: Mapping[str, Any]) -> Group:
 
 
 def job_secrets(job: Job) -> list[SecretRef]:
-    """Every secret once, in the order of the spec, with all the keys that someone needs; those of source and sink last."""
+    """Every secret once, with all keys that someone needs: those of the job in its order, then source's and sink's."""
     keys: dict[str, set[str]] = {}
     for ref in job.secrets:
         keys.setdefault(ref.name, set()).update(ref.required_keys)
