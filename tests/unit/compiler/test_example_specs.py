@@ -82,7 +82,7 @@ def test_class_batch_has_one_record_without_text() -> None:
 
 def test_flaky_has_the_trouble_that_its_readme_lists() -> None:
     readme = (SPECS / "flaky" / "README.md").read_text()
-    rows = [line.split("|") for line in readme.splitlines() if line.startswith("| `")]
+    rows = [line.split("|") for line in readme.splitlines() if line.startswith("| `") and not line.startswith("| `do`")]
     listed = {row[1].strip(" `"): [int(number) for number in row[2].split(",")] for row in rows}
     found: dict[str, list[int]] = {}
     for record in records("flaky"):
