@@ -19,8 +19,12 @@ from modalbatch.records import Split
 class Feed:
     """An asynchronous source of splits that hears what became of them."""
 
-    def __init__(self, window: int, thread: Executor, next_round: Callable[[], Iterator[Split] | None]) -> None:
-        self._window = asyncio.Semaphore(window)
+    def __init__(
+        self, narrow: int, wide: int, thread: Executor, next_round: Callable[[], Iterator[Split] | None]
+    ) -> None:
+        #: Most splits out: `narrow` is one for each slot; `wide` has the next one waiting there.
+        self._narrow, self._wide = narrow, max(narrow, wide)
+        self.window = narrow
         #: The one thread that touches source, sink listing and index.
         self._thread = thread
         #: Called when everything that was fed is settled: the next splits to feed, or None to end.
@@ -42,8 +46,15 @@ class Feed:
     def settled(self) -> None:
         """One split came back, however."""
         self.n_out -= 1
-        self._window.release()
         self._moved.set()
+
+    def widen(self) -> None:
+        """Splits are short: keep the next ones at hand, so that no slot waits for the driver."""
+        self.window = min(self._wide, self.window + 1)
+
+    def narrow(self) -> None:
+        """A split waited in vain for a slot: splits are long, and should wait where any container can take them."""
+        self.window = self._narrow
 
     def again(self, split: Split, delay_s: float) -> None:
         """Feed this split once more, later. Order: before `settled` of the same split."""
@@ -54,7 +65,6 @@ class Feed:
     async def __aiter__(self) -> AsyncIterator[str]:
         try:
             while True:
-                await self._window.acquire()
                 split = await self._next()
                 if split is None:
                     return
@@ -67,6 +77,10 @@ class Feed:
     async def _next(self) -> Split | None:
         loop = asyncio.get_running_loop()
         while self._is_open:
+            if self.n_out >= self.window:
+                self._moved.clear()
+                await self._moved.wait()
+                continue
             if self._again and self._again[0][0] <= loop.time():
                 return heapq.heappop(self._again)[2]
             split = await loop.run_in_executor(self._thread, next, self._splits, None)

@@ -48,6 +48,8 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
         n_receipts=totals.n_receipts,
         part_bytes=totals.part_bytes,
     )
+    # A reader of `_SUCCESS` must not follow it to what the sweep is about to take.
+    sink.unmark_success()
     if not sink.publish(manifest):
         raise Moved("another run published first")
     return manifest

@@ -25,7 +25,7 @@ from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
 from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Counts, Json, Manifest, Receipt, Split, encode
+from modalbatch.records import Counts, Json, Manifest, Receipt, Split, Unit, encode
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
@@ -34,11 +34,15 @@ from modalbatch.sources import Source, open_source
 Map = Callable[..., AsyncIterator[Any]]
 Report = Callable[[Json], Awaitable[None]]
 
-#: Splits out for each thread of a worker: enough that none waits for the driver.
-WINDOW_PER_THREAD = 2
+#: Splits out for each slot while they are short: enough that none waits for the driver.
+WINDOW_PER_SLOT = 3
+#: Seconds up to which a split is short.
+SHORT_S = 5.0
 #: Seconds between looks at stop and epoch, and between reports of progress.
 LOOK_S = 1.0
 REPORT_S = 0.5
+#: Seconds before a split that found no free slot is fed again.
+AGAIN_S = 1.0
 #: Times that everything may be planned again because the sink moved.
 MAX_PLANS = 5
 #: Rounds of feeding what came back without a receipt, after the first.
@@ -168,8 +172,8 @@ class Run:
         )
         self._round = 0
         self.phase, self.todo_is_known = "running", False
-        threads = self.request.containers * (self.job.handler.slots + 1)
-        feed = Feed(max(4, WINDOW_PER_THREAD * threads), self._thread, self._next_round)
+        n_slots = self.request.containers * self.job.handler.slots
+        feed = Feed(n_slots, WINDOW_PER_SLOT * n_slots, self._thread, self._next_round)
         self._feed = feed
         looking = asyncio.create_task(self._look(feed))
         try:
@@ -239,19 +243,23 @@ class Run:
         if self._round > 2 + MAX_ROUNDS or not index.n_missing():
             return None
         units = [unit for unit in index.missing() if unit.uri not in self._changed_inputs()]
-        return self._maker.splits(iter(units)) if units else None
+        return self._noted(iter(units)) if units else None
 
     def _first_round(self) -> Iterator[Split]:
-        index, is_first = self._index, True
-        for split in self._maker.splits(enumerate_missing(self.source, index)):
-            if is_first:
-                # `_SUCCESS` goes before the first receipt of a run that changes the sink.
-                self.sink.unmark_success()
-                is_first = False
-            self.n_todo += 1
+        n_todo = 0
+        for split in self._noted(enumerate_missing(self.source, self._index)):
+            n_todo += len(split.units)
             yield split
         self.todo_is_known = True
-        self.n_kept = index.n_wanted() - index.n_missing()
+        self.n_kept = self._index.n_wanted() - n_todo
+
+    def _noted(self, units: Iterator[Unit]) -> Iterator[Split]:
+        """Splits of units, counted; `_SUCCESS` goes before the first receipt of a run that changes the sink."""
+        for split in self._maker.splits(units):
+            if not self.n_todo:
+                self.sink.unmark_success()
+            self.n_todo += 1
+            yield split
 
     def _changed_inputs(self) -> set[str]:
         return {uri for failed in self._failed.values() for uri in failed.get("uris", ())}
@@ -285,7 +293,8 @@ class Run:
         if status == "done":
             await self._accept(answer)
         elif status == "again":
-            feed.again(Split.from_text(answer["task"]), 0.0)
+            feed.narrow()
+            feed.again(Split.from_text(answer["task"]), AGAIN_S)
         elif status == "start_failed" and not self.counts.in_:
             self._n_failed_starts += 1
             if self._n_failed_starts >= MAX_FAILED_STARTS:
@@ -311,6 +320,8 @@ class Run:
             return
         self.n_done += 1
         self.counts = self.counts + receipt.counts
+        if receipt.seconds < SHORT_S:
+            self._feed.widen()
         self._note_split(receipt)
         fence = judge(self.job, self.counts, is_final=False).error
         if fence is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Split, encode
+from modalbatch.records import Split, actual_uri, encode
 from modalbatch.runtime.child import Child
 from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.runtime.supervise import Outcome, supervise
@@ -26,10 +26,10 @@ from modalbatch.sinks.objects import ObjectSink
 
 Json = dict[str, Any]
 
-#: An input that waits for a slot gives itself back after this share of the timeout, so that it keeps most of it.
-WAIT_SHARE = 0.1
-MAX_WAIT_S = 60.0
-START_TIMEOUT_S = 300.0
+#: A split that waits for a slot gives itself back after so many seconds: another container may have one.
+WAIT_S = 3.0
+#: This share of the timeout is for publishing.
+RESERVE_SHARE = 0.1
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
 
     def sink(self, roots: Mapping[str, str]) -> ObjectSink:
         """The sink under these roots; one client for the life of the container."""
-        key = encode(dict(roots))
+        key = actual_uri(self.job.sink.uri, roots)
         if key not in self._sinks:
             self._sinks[key] = open_sink(self.job, roots, in_container=True)
         return self._sinks[key]
@@ -86,14 +86,14 @@ class Worker:
             return committed
         timeout_s = float(self.job.compute.timeout_s)
         try:
-            child = self._free.get(timeout=min(MAX_WAIT_S, timeout_s * WAIT_SHARE))
+            child = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
         except queue.Empty:
             return {"status": "again"}
         spool = Path(sink.store.spool_dir())
         paths = spool / f"{attempt}.part", spool / f"{attempt}.dead"
         try:
             try:
-                child, outcome = supervise(self.job, child, split, paths, started + timeout_s * (1 - WAIT_SHARE))
+                child, outcome = supervise(self.job, child, split, paths, started + timeout_s * (1 - RESERVE_SHARE))
             finally:
                 self._release(child)
             return self._finish(split, attempt, outcome, paths, started)
