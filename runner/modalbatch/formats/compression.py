@@ -73,7 +73,7 @@ def open_decompressor(raw: BinaryIO, compression: str, name: str) -> io.RawIOBas
     if head and found != compression:
         raise _conflict(name, compression, found)
     source = _Rejoined(head, raw)
-    if compression == "none":
+    if compression == "none" or not head:
         return source
     return _Decompressed(source, compression, name)
 

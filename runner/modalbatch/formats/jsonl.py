@@ -49,7 +49,7 @@ class JsonlFormat:
             return Bare(_stdlib_decoder(), _stdlib_dumps(), refuse_non_finite, b"\n")
         import msgspec
 
-        loads, dumps = msgspec.json.Decoder().decode, msgspec.json.Encoder(enc_hook=_plain).encode
+        loads, dumps = msgspec.json.Decoder().decode, msgspec.json.Encoder(enc_hook=_unknown).encode
         return Bare(loads, dumps, refuse_non_finite, b"\n")
 
     def raw_records(self, stream: BinaryIO) -> BinaryIO:
@@ -107,7 +107,7 @@ def _finite_float(text: str) -> float:
 def _msgspec_encoder() -> Encoder:
     import msgspec
 
-    dumps = msgspec.json.Encoder(enc_hook=_plain).encode
+    dumps = msgspec.json.Encoder(enc_hook=_unknown).encode
 
     def encode(record: Any, buffer: bytearray) -> None:
         try:
@@ -222,6 +222,15 @@ def _plain(value: Any) -> Any:
 
 
 def _key(key: Any) -> Any:
-    if isinstance(key, bool) or not isinstance(key, (str, int, float)):
+    plain = _plain(key)
+    if isinstance(plain, bool) or not isinstance(plain, (str, int, float)):
         raise TypeError(f"a key must be a string, found a `{type(key).__name__}`")
-    return key
+    return plain
+
+
+def _unknown(value: Any) -> Any:
+    """What msgspec asks for values, and keys, that it does not know."""
+    plain = _plain(value)
+    if type(plain) is type(value):
+        raise TypeError(f"a key must be a string, found a `{type(value).__name__}`")
+    return plain

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _SINGLE_BYTES = 64 << 20
 #: Reads are multiples of this, so that smart_open never asks for more than was asked of us, rounded up.
 _BLOCK_BYTES = 256 << 10
-_DELETE_COUNT = 1000
 #: Tries of a conditional create, and of a read whose body broke; botocore retries each of them too.
 _N_TRIES = 5
 
@@ -49,15 +48,17 @@ class S3Store:
         endpoint_url: str | None = None,
         credentials: Credentials | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        page_count: int = 1000,
     ) -> None:
+        """`page_count`: keys of one listing or delete request, at most 1,000."""
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
         self.uri = f"s3://{self._bucket}/{self._prefix}"
-        self._sleep = sleep
+        self._sleep, self._page_count = sleep, page_count
         self._client: S3Client = make_client(endpoint_url, credentials or Credentials())
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
-        """Objects in byte order, 1,000 a request. `descend` is asked until it says yes: from there on all is listed."""
+        """Objects in byte order, a page a request. After `descend` has said yes once, it is asked no more."""
         after = ""
         if descend:
             for key, item in self._items(prefix, "/", ""):
@@ -75,6 +76,7 @@ class S3Store:
     def _items(self, prefix: str, delimiter: str, after: str) -> Iterator[tuple[str, Entry | None]]:
         """Keys with their entries, and folders (`None`) when a delimiter is given."""
         request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        request["PaginationConfig"] = {"PageSize": self._page_count}
         if delimiter:
             request["Delimiter"] = delimiter
         if after:
@@ -225,11 +227,11 @@ class S3Store:
             raise self._translate(error, "write", name) from error
 
     def delete(self, names: Iterable[str]) -> None:
-        """1,000 objects a request."""
+        """A page of objects a request."""
         batch: list[Any] = []
         for name in names:
             batch.append({"Key": self._prefix + name})
-            if len(batch) == _DELETE_COUNT:
+            if len(batch) == self._page_count:
                 self._delete_batch(batch)
                 batch = []
         if batch:
