@@ -6,10 +6,11 @@ costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers read it; importing `typing` would take longer than all of this file
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     import modal
 
     from modalbatch.driver.inspect import inspect
