@@ -36,6 +36,7 @@ check: setup ## ruff, mypy, and whether generated files are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy bench docs
 	$(BIN)/python docs/make_spec.py --check
 	$(BIN)/python -m pytest tests/unit/compiler/test_golden_apps.py
 
