@@ -43,7 +43,7 @@ def emit(job: Job, *, spec_name: str, spec_dir: str, fingerprint: str, app_name:
         job=assign("JOB", expressions.job_literal(job)),
         shared=[f"{name} = {assign(name, node)}" for name, node in shared.items()],
         app=assign("app", expressions.app_call(job)),
-        worker=fit(expressions.worker_call(job, shared)) + expressions.concurrent_call(job),
+        worker=fit(expressions.worker_call(job, shared)) + "\n" + expressions.concurrent_call(job),
         drive=fit(expressions.function_call(shared, expressions.DRIVE_TIMEOUT_S)),
         inspect=fit(expressions.function_call(shared, expressions.INSPECT_TIMEOUT_S)),
     )

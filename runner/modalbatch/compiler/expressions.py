@@ -74,9 +74,9 @@ def worker_call(job: Job, names: Mapping[str, Node]) -> Node:
 
 
 def concurrent_call(job: Job) -> str:
-    """`@modal.concurrent(…)` on a line of its own for workers with several slots: one split in each; else nothing."""
+    """`@modal.concurrent(…)`: a split for each slot, and the next one at hand while a part is published."""
     slots = job.handler.slots
-    return "\n" + flat(call("@modal.concurrent", max_inputs=literal(slots))) if slots > 1 else ""
+    return flat(call("@modal.concurrent", max_inputs=literal(slots + 1), target_inputs=literal(slots)))
 
 
 def function_call(names: Mapping[str, Node], timeout_s: int) -> Node:

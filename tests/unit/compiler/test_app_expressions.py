@@ -82,8 +82,9 @@ def test_other_extras_are_refused(name: str) -> None:
 
 
 def test_slots_take_a_split_each() -> None:
-    assert expressions.concurrent_call(job()) == ""
-    assert expressions.concurrent_call(job(handler=Handler(call="h:f", slots=4))) == "\n@modal.concurrent(max_inputs=4)"
+    assert expressions.concurrent_call(job()) == "@modal.concurrent(max_inputs=2, target_inputs=1)"
+    four = job(handler=Handler(call="h:f", slots=4))
+    assert expressions.concurrent_call(four) == "@modal.concurrent(max_inputs=5, target_inputs=4)"
 
 
 def test_environment_and_image_of_the_driver() -> None:

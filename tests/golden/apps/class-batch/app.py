@@ -38,6 +38,7 @@ app = modal.App("class-batch")
 
 # retries=0: modalbatch tries again by itself, and only the records that need it.
 @app.cls(image=image, volumes=data_volumes, timeout=600, retries=0, max_containers=100, scaledown_window=60)
+@modal.concurrent(max_inputs=2, target_inputs=1)
 class Worker:
     @modal.enter()
     def start(self) -> None:

@@ -185,7 +185,7 @@ app = modal.App("embed-docs", tags={"cost-center": "42", "team": "search"})
     experimental_options={"a": 1.5, "b": None},
     proxy=modal.Proxy.from_name("corp"),
 )
-@modal.concurrent(max_inputs=2)
+@modal.concurrent(max_inputs=3, target_inputs=2)
 class Worker:
     @modal.enter()
     def start(self) -> None:

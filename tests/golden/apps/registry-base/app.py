@@ -49,6 +49,7 @@ app = modal.App("describe")
 
 # retries=0: modalbatch tries again by itself, and only the records that need it.
 @app.cls(image=image, gpu="H100:2", timeout=600, retries=0, max_containers=10, scaledown_window=60)
+@modal.concurrent(max_inputs=2, target_inputs=1)
 class Worker:
     @modal.enter()
     def start(self) -> None:
