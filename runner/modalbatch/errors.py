@@ -64,7 +64,7 @@ class SpecErrors(ModalbatchError):
     """All mistakes of one or more specs, in the order of the files."""
 
     def __init__(self, errors: list[SpecError], *, n_files: int = 1, n_mistakes: int | None = None) -> None:
-        super().__init__(f"{len(errors)} errors")
+        super().__init__("\n".join(error.render() for error in errors))
         self.errors = errors
         #: Those beyond a file's cap included.
         self.n_mistakes = len(errors) if n_mistakes is None else n_mistakes
@@ -75,8 +75,7 @@ class SpecErrors(ModalbatchError):
 
     def render(self) -> str:
         """Every error, one after the other."""
-        lines = [error.render() for error in self.errors]
-        return "\n".join([*lines, self.summary] if self.summary else lines)
+        return f"{self.message}\n{self.summary}" if self.summary else self.message
 
 
 class UsageError(ModalbatchError):

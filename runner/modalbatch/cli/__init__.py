@@ -20,7 +20,6 @@ from typing import Any
 import click
 
 from modalbatch.errors import InternalError, ModalbatchError, SpecErrors, UsageError
-from modalbatch.spec.words import meant
 
 #: Verb → (module:command, what it does). The only list of verbs; help reads it and imports none of them.
 VERBS: dict[str, tuple[str, str]] = {
@@ -49,6 +48,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:
     """A hint naming the closest of the known words, or None when nothing is close."""
+    from modalbatch.spec.words import meant
+
     return meant(word, known)
 
 
@@ -127,7 +128,11 @@ def _run(args: list[str]) -> int:
         sys.stderr.write(command.get_help(context) + "\n")
         return 2
     try:
-        result = command.main(args, prog_name="modalbatch", standalone_mode=False)
+        # Not `command.main`: it has its own ideas of Ctrl-C and of readers that go away.
+        with command.make_context("modalbatch", list(args)) as context:
+            result = command.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except click.NoSuchOption as error:
         known = sorted(error.possibilities or [])
         hint = f"did you mean `{known[0]}`?" if known else _help_hint(error)

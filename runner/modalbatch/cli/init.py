@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def command(folder: str) -> None:
         raise UsageError(f"`{folder}` cannot be written: {(error.strerror or 'unknown error').lower()}") from error
     for name in files:
         sys.stderr.write(f"wrote {root / name}\n")
-    spec = root / "job.yaml"
+    spec = shlex.quote(str(root / "job.yaml"))
     sys.stderr.write(f"\nnext:\n  modalbatch validate {spec}\n  modalbatch apply {spec} --engine local\n")
 
 

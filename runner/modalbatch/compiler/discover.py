@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modalbatch.compiler.disk import is_dir, is_file
+
 #: A larger source file is no handler.
 _MAX_BYTES = 4 << 20
 _RESERVED = frozenset(sys.stdlib_module_names) | {"modal", "modalbatch"}
@@ -68,7 +70,7 @@ def find_module(folder: Path, dotted: str) -> Path | None:
     """The file of a module below `folder`, or None."""
     base = folder.joinpath(*dotted.split("."))
     for path in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
-        if path.is_file():
+        if is_file(path):
             return path
     return None
 
@@ -77,7 +79,7 @@ def has_module(folder: Path, name: str) -> bool:
     """Whether a top-level module or package of this name lies in `folder`, with or without `__init__.py`."""
     if find_module(folder, name):
         return True
-    return (folder / name).is_dir() and next((folder / name).glob("*.py"), None) is not None
+    return is_dir(folder / name) and next((folder / name).glob("*.py"), None) is not None
 
 
 def modules_beside(folder: Path) -> list[str]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modalbatch.compiler.place import near_path
+from modalbatch.compiler import disk
 from modalbatch.spec import secrecy
 from modalbatch.spec.mark import Trail
 from modalbatch.spec.problem import Problems
@@ -28,7 +29,7 @@ def base(problems: Problems, given: Any) -> tuple[str | Json, str | None]:
     path = _file(problems, trail if short else (*trail, "path"), long["path"])
     if "context_dir" in long:
         _folder(problems, (*trail, "context_dir"), long["context_dir"])
-    return {**given, "dockerfile": long}, _sha256_text(path) if path else None
+    return {**given, "dockerfile": long}, _hash(problems, trail, path) if path else None
 
 
 def requirements(problems: Problems, given: Any) -> Json | None:
@@ -38,17 +39,17 @@ def requirements(problems: Problems, given: Any) -> Json | None:
         return None
     if isinstance(given, str):
         path = _file(problems, trail, given)
-        return {"path": posixpath.normpath(given), "sha256": _sha256_text(path)} if path else None
+        return {"path": posixpath.normpath(given), "sha256": _hash(problems, trail, path)} if path else None
     folder = _folder(problems, (*trail, "uv_sync"), given["uv_sync"])
     if folder is None:
         return None
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "uv.lock"):
-        if not (folder / name).is_file():
+        if not disk.is_file(folder / name):
             message = f"the uv project {secrecy.shown(given['uv_sync'])} has no `{name}`"
             problems.add((*trail, "uv_sync"), message, "`uv lock` writes it" if name == "uv.lock" else "`uv init`")
             return None
-        digest.update(_sha256_text(folder / name).encode())
+        digest.update(_hash(problems, trail, folder / name).encode())
     return {"uv_sync": posixpath.normpath(given["uv_sync"]), "sha256": digest.hexdigest()}
 
 
@@ -58,29 +59,39 @@ def add_local(problems: Problems, given: Json) -> tuple[Json, ...]:
     for local, remote in given.items():
         trail: Trail = ("image", "add_local", local)
         path = problems.spec.dir / local
-        if not path.exists():
-            hint = near_path(problems.spec.dir, local)
+        if not disk.exists(path):
+            hint = disk.near_path(problems.spec.dir, local)
             problems.add(trail, f"there is no file or folder {secrecy.shown(local)}", hint, at_key=True)
             continue
         name = posixpath.normpath(local)
-        out.append({"local": f"{name}/" if path.is_dir() else name, "remote": remote, "sha256": _sha256_tree(path)})
+        sha256 = _hash(problems, trail, path, _sha256_tree)
+        out.append({"local": f"{name}/" if disk.is_dir(path) else name, "remote": remote, "sha256": sha256})
     return tuple(out)
 
 
 def _file(problems: Problems, trail: Trail, relative: str) -> Path | None:
     path = problems.spec.dir / relative
-    if path.is_file():
+    if disk.is_file(path):
         return path
-    problems.add(trail, f"there is no file {secrecy.shown(relative)}", near_path(problems.spec.dir, relative))
+    problems.add(trail, f"there is no file {secrecy.shown(relative)}", disk.near_path(problems.spec.dir, relative))
     return None
 
 
 def _folder(problems: Problems, trail: Trail, relative: str) -> Path | None:
     path = problems.spec.dir / relative
-    if path.is_dir():
+    if disk.is_dir(path):
         return path
-    problems.add(trail, f"there is no folder {secrecy.shown(relative)}", near_path(problems.spec.dir, relative))
+    problems.add(trail, f"there is no folder {secrecy.shown(relative)}", disk.near_path(problems.spec.dir, relative))
     return None
+
+
+def _hash(problems: Problems, trail: Trail, path: Path, of: Callable[[Path], str] | None = None) -> str:
+    try:
+        return (of or _sha256_text)(path)
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        problems.add(trail, f"{secrecy.shown(error.filename or path.name)} cannot be read: {reason}")
+        return ""
 
 
 def _sha256_text(path: Path) -> str:
@@ -91,7 +102,7 @@ def _sha256_text(path: Path) -> str:
 def _sha256_tree(path: Path) -> str:
     """Names and bytes of a file or of all files in a folder; caches of Python are left out, as in the image."""
     digest = hashlib.sha256()
-    found = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    found = [path] if disk.is_file(path) else sorted(item for item in path.rglob("*") if item.is_file())
     for item in found:
         if "__pycache__" in item.parts:
             continue

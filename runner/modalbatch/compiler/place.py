@@ -11,13 +11,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modalbatch.compiler import disk
 from modalbatch.errors import ModalbatchError
 from modalbatch.formats.compression import SUFFIXES
 from modalbatch.sources.glob import Pattern, has_wildcard, split_pattern
 from modalbatch.spec import secrecy
 from modalbatch.spec.mark import Trail
 from modalbatch.spec.problem import Problems
-from modalbatch.spec.words import closest
 
 #: Suffix → format; a compression's suffix may follow.
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -129,7 +129,7 @@ def _sink_uri(problems: Problems, trail: Trail, text: str) -> str | None:
     if uri is None:
         return None
     folder = problems.spec.dir / uri
-    if folder.exists() and not folder.is_dir():
+    if disk.exists(folder) and not disk.is_dir(folder):
         problems.add(trail, f"the sink {secrecy.shown(text)} is a file", "name a folder")
         return None
     resolved = folder.resolve()
@@ -207,16 +207,16 @@ def _check_exists(problems: Problems, trail: Trail, uri: str) -> None:
     root = problems.spec.dir
     if not has_wildcard(uri):
         path = root / uri
-        if path.is_dir():
+        if disk.is_dir(path):
             problems.add(
                 trail, f"{secrecy.shown(uri)} is a folder", f"write `{uri}/*.jsonl`, or `{uri}/` for all files in it"
             )
-        elif not path.is_file():
-            problems.add(trail, f"there is no file {secrecy.shown(uri)}", near_path(root, uri))
+        elif not disk.is_file(path):
+            problems.add(trail, f"there is no file {secrecy.shown(uri)}", disk.near_path(root, uri))
         return
     folder, rest = split_pattern(uri)
-    if not (root / folder).is_dir():
-        problems.add(trail, f"there is no folder {secrecy.shown(folder)}", near_path(root, folder.rstrip("/")))
+    if not disk.is_dir(root / folder):
+        problems.add(trail, f"there is no folder {secrecy.shown(folder)}", disk.near_path(root, folder.rstrip("/")))
     elif not _matches_any(root / folder, Pattern(rest)):
         problems.add(trail, f"no file matches {secrecy.shown(uri)}", "`allow_empty: true` under `source` accepts that")
 
@@ -229,22 +229,6 @@ def _matches_any(folder: Path, pattern: Pattern) -> bool:
         return any(pattern.matches(entry.name) for entry in entries)
     except ModalbatchError:
         return True  # a folder that cannot be listed: `plan` says why
-
-
-def near_path(root: Path, relative: str) -> str | None:
-    """`did you mean …?` for a path that is not there, by the first segment that differs."""
-    done = Path()
-    for segment in Path(relative).parts:
-        if (root / done / segment).exists():
-            done /= segment
-            continue
-        try:
-            names = [entry.name for entry in (root / done).iterdir()]
-        except OSError:
-            return None
-        near = closest(segment, names)
-        return f"did you mean `{secrecy.printable((done / near).as_posix())}`?" if near else None
-    return None
 
 
 def _check_s3_only(problems: Problems, side: str, given: dict[str, Any], uris: list[str]) -> None:

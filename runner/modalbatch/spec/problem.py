@@ -68,13 +68,16 @@ class Problems:
         """
         if not self.errors:
             return
-        errors = sorted(
-            self.errors, key=lambda error: (error.where.line, error.where.column) if error.where else (0, 0)
-        )
+        errors = sorted(self.errors, key=self._order)
         if len(errors) > MAX_PROBLEMS:
             last = SpecError(f"{len(errors) - MAX_PROBLEMS} more mistakes", where=Where(path=self.spec.path))
             raise SpecErrors([*errors[:MAX_PROBLEMS], last], n_mistakes=len(errors))
         raise SpecErrors(errors)
+
+    def _order(self, error: SpecError) -> tuple[bool, str, int, int]:
+        """The spec's own mistakes by line, then those in other files."""
+        where = error.where or Where(path=self.spec.path)
+        return (where.path != self.spec.path, where.path, where.line, where.column)
 
 
 def label(trail: Trail) -> str:

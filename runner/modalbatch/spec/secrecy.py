@@ -16,7 +16,7 @@ _SECRETS = {
     "a Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}|hooks\.slack\.com/services/"),
     "a Modal token": re.compile(r"\ba[ks]-[A-Za-z0-9]{22}\b"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----"),
-    "a password in a URL": re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s/@]{1,200}@"),
+    "a password in a URL": re.compile(r"\bhttps?://[^\s/@]{1,200}@|://[^\s/@:]{1,100}:[^\s/@]{1,200}@"),
 }
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:passw(?:or)?d|passwd|pwd|token|secret|api[_-]?key|secret[_-]?access[_-]?key|private[_-]?key)$"
