@@ -54,6 +54,7 @@ class StoreSuite:
         assert store.read("blob") == data
 
     def test_reading_nothing_says_so(self, store: Store) -> None:
+        store.replace("present", b"")
         with pytest.raises(NotFoundError, match="absent` does not exist"):
             store.read("absent")
         with pytest.raises(NotFoundError, match="absent` does not exist"):

@@ -62,7 +62,8 @@ def test_reads(jsonl: JsonlFormat, line: bytes, record: dict) -> None:
     [
         b"", b"\n", b"{", b'{"a":1} x', b'{"a":NaN}', b'{"a":Infinity}', b'{"a":-Infinity}', b'{"a":1e400}',
         b'{"a":01}', b'{"a":"\xff"}', b'{"a":"\\ud800"}', b'{"\\udc00":1}', b'{"a":"\xed\xa0\x80"}', b'{"a":"\t"}',
-        b"{'a':1}", b'\xef\xbb\xbf{"a":1}', b'{"a":' + b"9" * 5000 + b"}", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"{'a':1}", b'\xef\xbb\xbf{"a":1}', b'{"a":' + b"9" * 5000 + b"}",
+        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )  # fmt: skip
 def test_refuses_what_is_no_json(jsonl: JsonlFormat, line: bytes) -> None:
