@@ -73,6 +73,12 @@ def wait_for(name):
     return os.path.getsize(f"{path}.started")
 
 
+@app.function()
+def leave_behind():
+    """Starts a process in a session of its own; its id."""
+    return subprocess.Popen(["sleep", "2000"], start_new_session=True).pid
+
+
 @app.cls()
 class Broken:
     @modal.enter()

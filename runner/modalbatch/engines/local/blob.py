@@ -31,6 +31,12 @@ class BlobServer:
         self._starting = asyncio.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
+    def sweep(self, kept: set[str]) -> None:
+        """Removes what an earlier engine left, except results of spawned calls."""
+        for path in self._folder.iterdir():
+            if path.name not in kept:
+                path.unlink()
+
     def path(self, name: str) -> Path:
         """The file of a blob."""
         return self._folder / Path(name).name

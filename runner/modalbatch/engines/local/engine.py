@@ -79,6 +79,8 @@ class Engine:
             secret=self.secret,
             volume_folder=self.volume_folder,
             layout=self.layout,
+            # For a kernel that allows namespaces but not what is done in them.
+            is_plain=environ.get("MODALBATCH_NO_NAMESPACES") == "1",
         )
         self.apps: dict[str, App] = {}
         self._functions: dict[str, Function] = {}
@@ -93,6 +95,7 @@ class Engine:
         self._load()
 
     def _load(self) -> None:
+        self.blobs.sweep({blob_id for blob_id, _ in self.store.all("blob")})
         for app_id, data in self.store.all("app"):
             self.apps[app_id] = App.from_json(data, self._app_log(app_id))
         for function_id, data in self.store.all("function"):
@@ -220,6 +223,8 @@ class Engine:
 
     def bind(self, base: Function, params: bytes, options: Message) -> Function:
         """A class with its parameters, or a function with options: one pool of its own per combination."""
+        if not params and not options.ByteSize():
+            return base  # its container may be up already
         said = options.SerializeToString(deterministic=True)
         key = hashlib.sha256(b"\0".join((base.id.encode(), params, said, definition_hash(base.definition)))).digest()
         known = self._functions.get(self._bound.get(key, ""))
@@ -301,6 +306,8 @@ class Engine:
         self._calls.pop(call.id, None)
 
     def _keep_output(self, call: Call, idx: int, output: Message) -> None:
+        if output.result.data_blob_id:
+            self.store.put("blob", output.result.data_blob_id, b"")
         self.store.put_output(call.id, idx, output.SerializeToString())
         if not call.inputs and not call.is_map:
             self.drop_call(call)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modalbatch.engines.local.guest_isolation import die_with_parent
 from modalbatch.engines.local.image import Step
 from modalbatch.engines.local.interpreter import Interpreter
 from modalbatch.errors import ModalbatchError
@@ -107,6 +108,8 @@ class EnvironmentCache:
             try:
                 await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
                 if not path.exists():
+                    for old in self._folder.glob(f"{spec.key}.draft-*"):  # of a builder that was killed
+                        shutil.rmtree(old, ignore_errors=True)
                     say(f"building the image's environment: {_describe(spec)}")
                     await self._build(spec, path, secrets)
             finally:
@@ -149,6 +152,7 @@ class EnvironmentCache:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=die_with_parent,
         )
         try:
             output, _ = await process.communicate()

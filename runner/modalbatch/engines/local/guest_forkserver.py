@@ -119,10 +119,12 @@ def become_container(request: dict[str, Any]) -> None:
     isolation.die_with_parent()
     init = os.fork()
     if init != 0:
-        _keep(init)
+        _keep(init, kill_others=not has_namespaces)
     isolation.die_with_parent()
     if has_namespaces:
         _mount(spec)
+    else:
+        isolation.adopt_orphans()
     with contextlib.suppress(OSError):
         os.chdir(spec["workdir"] or spec["cwd"])
     main = os.fork()

@@ -42,6 +42,7 @@ class Launcher:
         secret: Callable[[str], Mapping[str, str]],
         volume_folder: Callable[[str], Path],
         layout: Callable[[App], object],
+        is_plain: bool,
     ) -> None:
         self._provisioner = provisioner
         self._mounts = mounts
@@ -50,6 +51,7 @@ class Launcher:
         self._secret = secret
         self._volume_folder = volume_folder
         self._layout = layout
+        self._is_plain = is_plain
         self._starts: set[asyncio.Task[None]] = set()
         #: Set when the service exists: it serves the containers' sockets too.
         self.service: Service
@@ -130,7 +132,7 @@ class Launcher:
             "workdir": image.workdir,
             "environ": environ,
             "binds": binds,
-            "namespaces": True,
+            "namespaces": not self._is_plain,
             "path": environ["PYTHONPATH"].split(os.pathsep),
             "scratch": str(self._run_folder / "root"),
         }

@@ -102,6 +102,12 @@ class LocalEngine:
             "NO_PROXY": ",".join(filter(None, [no_proxy, "127.0.0.1"])),
         }
 
+    def check(self) -> None:
+        """Raises: UnavailableError when the engine that we started has ended under us."""
+        if self._process is not None and self._process.poll() is not None:
+            log = self._home / "engine" / "logs" / "engine.log"
+            raise UnavailableError("the local engine has ended unexpectedly", hint=f"see {log}")
+
     @property
     def notes(self) -> list[str]:
         """What a person must know about this engine, as far as it is known now."""
@@ -200,6 +206,7 @@ def run_command(home: Path, command: Sequence[str], *, containers: int | None = 
         old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             code = process.wait()
+            engine.check()
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)

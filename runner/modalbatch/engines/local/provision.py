@@ -6,6 +6,7 @@ environment that was used before is known by its image's id, so its fork server 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import importlib.metadata
@@ -82,7 +83,7 @@ class Provisioner:
         Raises: ModalbatchError when it cannot be built.
         """
         spec = self.spec(image_id)
-        wanted, note = choose_interpreter(spec.python, self._interpreters_path, self._uv_path)
+        wanted, note = await asyncio.to_thread(choose_interpreter, spec.python, self._interpreters_path, self._uv_path)
         if note:
             self.note(note)
             say(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -148,7 +149,7 @@ class VolumeService:
         if not missing:
             for item in request.files:
                 pieces = [self._engine.blobs.path(f"block-{block.contents_sha256.hex()}") for block in item.blocks]
-                volume.write_file(folder, item.path, pieces, size=item.size, mode=item.mode)
+                await asyncio.to_thread(volume.write_file, folder, item.path, pieces, size=item.size, mode=item.mode)
             for name in used:
                 remove_quietly(self._engine.blobs.path(name))
         return proto.VolumePutFiles2Response(missing_blocks=missing)
@@ -161,7 +162,7 @@ class VolumeService:
         for item in request.files:
             source: Path = self._engine.mounts.file(item.sha256_hex)
             size = source.stat().st_size
-            volume.write_file(folder, item.filename, [source], size=size, mode=item.mode)
+            await asyncio.to_thread(volume.write_file, folder, item.filename, [source], size=size, mode=item.mode)
 
     async def VolumeRemoveFile(self, request: Message, peer: Peer) -> None:
         """Removes a file, version 1."""
@@ -172,7 +173,8 @@ class VolumeService:
     async def VolumeCopyFiles(self, request: Message, peer: Peer) -> None:
         """Copies files within a volume, version 1."""
         folder = self._engine.volume_folder(request.volume_id)
-        volume.copy_files(folder, list(request.src_paths), request.dst_path, recursive=request.recursive)
+        sources = list(request.src_paths)
+        await asyncio.to_thread(volume.copy_files, folder, sources, request.dst_path, recursive=request.recursive)
 
     VolumeCopyFiles2 = VolumeCopyFiles
 
