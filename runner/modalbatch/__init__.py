@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     import modal
 
+    from modalbatch.cli.follow import follow
     from modalbatch.driver.inspect import inspect
     from modalbatch.driver.run import drive
-    from modalbatch.engines.client import follow
     from modalbatch.runtime.handler import Reject, Retry
     from modalbatch.runtime.worker import Worker
 
@@ -27,7 +27,7 @@ _HOME = {
     "Retry": "modalbatch.runtime.handler",
     "Worker": "modalbatch.runtime.worker",
     "drive": "modalbatch.driver.run",
-    "follow": "modalbatch.engines.client",
+    "follow": "modalbatch.cli.follow",
     "inspect": "modalbatch.driver.inspect",
 }
 

@@ -1,0 +1,355 @@
+"""One run as a command sees it: plan, ask, start, follow, sum up. Runs on: laptop.
+
+Owns the order, the questions and the exit code; `apply` and the entry point of generated apps both go through it. The
+client does everything that needs Modal, the driver everything that needs the data.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+from modalbatch.cli.operand import RunNote, Target, run_notes, shown
+from modalbatch.driver import runs
+from modalbatch.driver.plan import Plan, check_owner, plan
+from modalbatch.driver.sweep import sweep
+from modalbatch.driver.verdict import judge
+from modalbatch.engines.process import Interrupts
+from modalbatch.engines.session import Session
+from modalbatch.errors import BusyError, ModalbatchError, UsageError
+from modalbatch.records import Json, Manifest
+from modalbatch.report import text
+from modalbatch.report.console import Console
+from modalbatch.sinks import live_parts
+from modalbatch.sinks.objects import ObjectSink
+from modalbatch.sources import open_source
+
+#: Seconds that a local run has to finish what is running, after Ctrl-C.
+DRAIN_S = 10.0
+#: Seconds between looks at clock and sink while nothing happens.
+TICK_S = 0.5
+#: A run on Modal that told nothing for so many seconds is not active.
+SILENCE_S = 60.0
+
+
+class Client(Protocol):
+    """`engines.process.ClientProcess` or `ClientThread`."""
+
+    def send(self, **order: object) -> None:
+        """Give an order."""
+
+    def events(self, interrupts: Interrupts | None = None, tick_s: float | None = None) -> Iterator[Json | None]:
+        """What happens."""
+
+    def died(self) -> ModalbatchError:
+        """Why the events ended."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the options of the command say."""
+
+    #: What to do when only code or image changed; both False: ask, or redo.
+    keep: bool = False
+    redo: bool = False
+    yes: bool = False
+    force: bool = False
+    into_existing: bool = False
+    adopt: bool = False
+    detach: bool = False
+    verbose: bool = False
+
+
+class Flow:
+    """One command's run of a job."""
+
+    def __init__(
+        self, *, target: Target, session: Session, client: Client, wish: Wish, console: Console, app: str | None
+    ) -> None:
+        self._target, self._session, self._client, self._wish = target, session, client, wish
+        #: Path of the app that the client is to open; None where it runs already.
+        self._app = app
+        self._console = console
+        self._job = target.job
+        self._sink_label = shown(target.sink_uri)
+        self._sink: ObjectSink = target.open_sink()
+        self._is_opened = False
+        self._notes: set[str] = set()
+        console.n_containers = session.n_containers(target.job)
+        #: What `--json` prints at the end.
+        self.result: Json = {"name": self._job.name, "engine": session.kind, "sink": self._sink_label}
+
+    def run(self) -> int:
+        """Do what is missing; the exit code."""
+        self._console.say(self._session.header(self._job, self._sink_label))
+        self._tell_notes()
+        wish = self._wish
+        check_owner(self._job, self._sink, into_existing=wish.into_existing, adopt=wish.adopt)
+        active = None if wish.force else self._active()
+        if active is not None:
+            return self._join(active)
+        if self._session.kind == "local":
+            self._open()  # while we plan
+        planned, keep = self._decide()
+        if planned.is_published and planned.sight.manifest is not None:
+            return self._nothing(planned.sight.manifest)
+        if self._session.kind == "modal":
+            self._confirm(planned)
+            self._open()
+        return self._drive(keep)
+
+    # -- before
+
+    def _open(self) -> None:
+        if self._app is not None and not self._is_opened:
+            environment = self._session.environment
+            self._client.send(do="open", app=self._app, environment=environment, detach=self._session.kind == "modal")
+        self._is_opened = True
+
+    def _plan(self, *, keep: bool) -> Plan:
+        target = self._target
+        identities = str(target.state_path / "identities.db")
+        source = open_source(self._job, target.roots, identity_cache=identities, manifest_parts=live_parts)
+        return plan(self._job, self._sink, source, target.fingerprint, keep=keep)
+
+    def _decide(self) -> tuple[Plan, bool]:
+        """The plan, and whether results of earlier code count."""
+        wish, keep = self._wish, self._wish.keep
+        planned = self._plan(keep=keep)
+        tally = planned.tally
+        self._console.event(
+            {"event": "plan", **tally._asdict(), "units": planned.n_units}, text.plan_lines(self._job, planned)
+        )
+        if tally.by_code and not (keep or wish.redo or wish.yes):
+            if self._console.can_ask:
+                answers = {"redo": "do them again", "keep": "keep their results: only new and changed inputs are done"}
+                keep = self._console.ask("handler, image or options changed: redo or keep?", answers) == "keep"
+            elif self._session.kind == "modal":
+                raise UsageError(
+                    f"{text.count(tally.by_code, 'split')} would be done again because code or image changed",
+                    hint="say --redo, or --keep to keep their results",
+                )
+            if keep:
+                planned = self._plan(keep=True)
+                self._console.event({"event": "plan", **planned.tally._asdict()}, text.plan_lines(self._job, planned))
+        self.result["plan"] = planned.tally._asdict()
+        return planned, keep
+
+    def _confirm(self, planned: Plan) -> None:
+        if self._wish.yes:
+            return
+        if not self._console.can_ask:
+            raise UsageError("running on Modal costs money: without a terminal it needs --yes", hint="add --yes")
+        answers = {"yes": f"run {text.count(planned.n_todo, 'split')} on Modal", "no": "stop here"}
+        if self._console.ask("run it?", answers) == "no":
+            raise UsageError("not confirmed: nothing was run")
+
+    def _nothing(self, manifest: Manifest) -> int:
+        """Nothing to do: sweep, restore `_SUCCESS` where it belongs, repeat the state's exit code."""
+        sink, facts = self._sink, self._session.facts
+        sweep(
+            sink,
+            manifest,
+            timeout_s=self._job.compute.timeout_s,
+            none_is_running=lambda: facts["kind"] == "local" and runs.none_is_running(sink, facts["home"], facts["id"]),
+        )
+        judged = judge(self._job, manifest.counts, is_final=True)
+        if judged.code == 0 and (sink.success() or {}).get("manifest") != manifest.number:
+            sink.mark_success(manifest)
+        live = manifest.counts
+        lines = ["nothing to do", text.live_line(manifest, self._sink_label)]
+        lines += text.next_lines(live.dead, self._sink_label)[: 1 if live.dead else 0]
+        self._console.event({"event": "nothing_to_do"}, lines)
+        if judged.error:
+            self._console.event({"event": "error", **judged.error.to_json()}, judged.error.render().split("\n"))
+        self.result |= {
+            "status": "nothing_to_do",
+            "exit_code": judged.code,
+            "live": live.to_json(),
+            "manifest": manifest.number,
+            "error": judged.error.to_json() if judged.error else None,
+        }
+        return judged.code
+
+    # -- another run
+
+    def _active(self) -> Json | None:
+        """The newest run of this sink that goes on now, as far as that can be known from here."""
+        for run in reversed(list(runs.list_runs(self._sink))):
+            if run["end"] is None and self._is_alive(run):
+                return run
+        return None
+
+    def _is_alive(self, run: Json) -> bool:
+        engine, facts = run["engine"], self._session.facts
+        if engine.get("kind") == "local":
+            # Runs end with their engine, and a home has one engine at a time. Of other machines nothing is known here.
+            return facts["kind"] == "local" and (engine.get("home"), engine.get("id")) == (facts["home"], facts["id"])
+        entries = self._sink.store.list(runs.run_object(run["run_id"], ""))
+        return any(time.time() - entry.modified_s < SILENCE_S for entry in entries)
+
+    def _join(self, run: Json) -> int:
+        """Follow a run of the same job instead of starting another.
+
+        Raises:
+            BusyError: it is a run of another version of the job.
+        """
+        run_id, user = run["run_id"], run["user"] or "somebody"
+        if run["fingerprint"] != self._target.fingerprint:
+            raise BusyError(
+                f"run {run_id} of {user} is active with another version of this job",
+                hint=f"wait for it, stop it with `modalbatch cancel {run_id}`, or start beside it with --force",
+            )
+        self._console.say(f"run {run_id} of {user} is active: following it")
+        noted = [note.engine for note in run_notes(self._target.state_path) if note.run_id == run_id]
+        order = {"call_id": (noted[-1] if noted else {}).get("call_id"), "request": {"run_id": run_id}}
+        self._client.send(do="attach", **order, **self._common())
+        return self._follow(run_id, is_ours=False)
+
+    # -- a run of ours
+
+    def _common(self) -> Json:
+        return {"name": self._job.name, "environment": self._session.environment, "verbose": self._wish.verbose}
+
+    def _drive(self, keep: bool) -> int:
+        target, session, wish = self._target, self._session, self._wish
+        request = runs.Request(
+            run_id=new_run_id(),
+            roots=dict(target.roots),
+            engine=session.facts,
+            containers=session.n_containers(self._job),
+            keep=keep,
+            into_existing=wish.into_existing,
+            adopt=wish.adopt,
+            user=_user(),
+            fingerprint=target.fingerprint,
+            identity_cache=str(target.state_path / "identities.db") if session.kind == "local" else None,
+        )
+        self._note = RunNote(
+            run_id=request.run_id,
+            name=self._job.name,
+            spec=str(target.spec_path),
+            sink=target.sink_uri,
+            roots=request.roots,
+            engine=session.facts,
+            started=time.time(),
+        )
+        self._note.write(target.state_path)
+        self._client.send(do="drive", request=asdict(request), leave=wish.detach, **self._common())
+        return self._follow(request.run_id, is_ours=True)
+
+    def _follow(self, run_id: str, *, is_ours: bool) -> int:
+        self.result["run_id"] = run_id
+        console = self._console
+        with Interrupts() as interrupts:
+            n_seen, stop_at = 0, float("inf")
+            has_started = not is_ours
+            for event in self._client.events(interrupts, TICK_S):
+                self._tell_notes()
+                kind = event["event"] if event else ""
+                if event and kind == "started":
+                    has_started = True
+                    self._note_start(event)
+                    if self._wish.detach:
+                        return self._detached(run_id, 0)
+                elif event and kind == "progress":
+                    console.progress(event)
+                elif event and kind == "log":
+                    console.log(event)
+                elif event and kind == "outcome":
+                    return self._sum_up(event)
+                elif not event and not is_ours and (found := runs.read_run(self._sink, run_id)) and found["end"]:
+                    return self._sum_up(found["end"])
+                if interrupts.n > n_seen:
+                    n_seen = interrupts.n
+                    if not is_ours or (self._session.kind == "modal" and has_started):
+                        return self._detached(run_id, 130)
+                    if n_seen > 1 or not has_started or not self._ask_to_stop(run_id):
+                        stop_at = 0.0
+                    else:
+                        stop_at = time.monotonic() + DRAIN_S
+                if time.monotonic() >= stop_at:
+                    self._client.kill()
+                    return self._interrupted()
+        raise self._client.died()
+
+    def _ask_to_stop(self, run_id: str) -> bool:
+        try:
+            runs.ask_to_stop(self._sink, run_id, "Ctrl-C")
+        except ModalbatchError:
+            return False
+        self._console.say(f"stopping: what is running may finish for {DRAIN_S:.0f} s; Ctrl-C again ends it now")
+        return True
+
+    def _note_start(self, event: Json) -> None:
+        self._console.event(event)
+        self._note = replace(
+            self._note, engine={**self._note.engine, "app_id": event["app_id"], "call_id": event["call_id"]}
+        )
+        self._note.write(self._target.state_path)
+
+    def _detached(self, run_id: str, code: int) -> int:
+        lines = [f"run {run_id} goes on", f"next: modalbatch status {run_id} · logs {run_id} · cancel {run_id}"]
+        self._console.event({"event": "detached", "run_id": run_id}, lines)
+        self.result |= {"status": "running", "exit_code": code}
+        return code
+
+    def _interrupted(self) -> int:
+        self._console.event({"event": "interrupted"}, [self._again("interrupted")])
+        self.result |= {"status": "interrupted", "exit_code": 130}
+        return 130
+
+    def _again(self, what: str) -> str:
+        return f"{what}: what is done stays done; `modalbatch apply` again continues"
+
+    def _sum_up(self, outcome: Json) -> int:
+        """The last lines and the exit code."""
+        self._console.close()
+        code: int = outcome["exit_code"]
+        manifest = self._newest() if outcome["status"] == "done" else None
+        lines = text.outcome_lines(outcome, manifest, self._sink_label)
+        error = outcome["error"]
+        if outcome["status"] == "done":
+            lines += text.next_lines(outcome["live"]["dead"], self._sink_label)
+        if error:
+            lines += [f"error: {error['message']}"] + [f"hint: {error['hint']}"] * bool(error["hint"])
+        elif code == 130:
+            lines.append(self._again("stopped"))
+        self.result |= {key: value for key, value in outcome.items() if key not in ("event", "format")}
+        self._console.event({**outcome, "event": "outcome"}, lines)
+        return code
+
+    def _newest(self) -> Manifest | None:
+        try:
+            self._sink.refresh()
+            return self._sink.newest()
+        except ModalbatchError:  # the run is over and its outcome known: a sink that cannot be read changes nothing
+            return None
+
+    def _tell_notes(self) -> None:
+        for note in self._session.notes():
+            if note not in self._notes:
+                self._notes.add(note)
+                self._console.say(f"note: {note}")
+
+
+def new_run_id() -> str:
+    """An id that sorts by time: `20261123-070501-a1b2c3`, UTC."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def _user() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"

@@ -1,0 +1,24 @@
+"""`local`: any command against the local engine. Runs on: laptop."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command("local", context_settings={"ignore_unknown_options": True})
+@click.option("--containers", type=click.IntRange(min=1), metavar="N", help="Containers per function.")
+@click.argument("words", nargs=-1, required=True, metavar="-- COMMAND [ARG]...", type=click.UNPROCESSED)
+def command(words: tuple[str, ...], containers: int | None) -> int:
+    """Run COMMAND, say `modal run app.py`, with the local engine in the place of Modal.
+
+    The exit code is the command's own.
+    """
+    from modalbatch.compiler.state import state_dir
+    from modalbatch.engines.local import run_command
+
+    state = state_dir(Path.cwd())
+    os.environ["MODALBATCH_HOME"] = str(state)  # an app elsewhere means this engine's state
+    return run_command(state, list(words), containers=containers)
