@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,14 @@ def command() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every exception ends here (`guarantees.md` section 6)."""
     args = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: _run(args), args)
+
+
+def exit_code(work: Callable[[], int], args: list[str]) -> int:
+    """Do the work of a command line; its exit code, or that of the exception it ended with, told to the person."""
     as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
     try:
-        code = _run(args)
+        code = work()
         sys.stdout.flush()
     except ModalbatchError as error:
         _report(error, as_json)
