@@ -32,8 +32,6 @@ ARROWS: dict[str, set[str]] = {
     "engines": {"compiler"},
     "cli": BELOW,
 }
-#: Under `modal run` the app itself is the command line: the one way up.
-EXCEPTIONS = {("modalbatch.engines.client", "cli")}
 
 
 def parts(folder: str) -> Iterator[tuple[Path, str]]:
@@ -73,7 +71,7 @@ def test_arrows(folder: str) -> None:
         f"{name}:{line} imports modalbatch.{item}"
         for path, name in parts(folder)
         for line, item in imported(path, name)
-        if item in known - allowed and (name, item) not in EXCEPTIONS
+        if item in known - allowed
     ]
     assert wrong == []
 
