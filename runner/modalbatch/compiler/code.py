@@ -82,7 +82,8 @@ def _check_imports(problems: Problems, start: str, mounted: set[str]) -> None:
 def _unmounted(folder: Path, queue: list[str], mounted: set[str]) -> dict[str, tuple[Path, int, int]]:
     """Local modules that mounted ones import and that are not mounted → the first statement that does."""
     found: dict[str, tuple[Path, int, int]] = {}
-    for dotted in queue:
+    # Importing `a.b` imports `a` first.
+    for dotted in dict.fromkeys(prefix for name in queue for prefix in _prefixes(name)):
         path = discover.find_module(folder, dotted)
         if path is None:
             continue
@@ -95,6 +96,11 @@ def _unmounted(folder: Path, queue: list[str], mounted: set[str]) -> dict[str, t
             if not is_known and discover.has_module(folder, name):
                 found[name] = (path, line, column)
     return found
+
+
+def _prefixes(dotted: str) -> list[str]:
+    parts = dotted.split(".")
+    return [".".join(parts[: n + 1]) for n in range(len(parts))]
 
 
 def _find(problems: Problems, trail: Trail, call: str, key: str) -> tuple[Module, Definition] | None:

@@ -29,7 +29,9 @@ def base(problems: Problems, given: Any) -> tuple[str | Json, str | None]:
     path = _file(problems, trail if short else (*trail, "path"), long["path"])
     if "context_dir" in long:
         _folder(problems, (*trail, "context_dir"), long["context_dir"])
-    return {**given, "dockerfile": long}, _hash(problems, trail, path) if path else None
+    # `Image.from_dockerfile` calls the registry's secret otherwise than `from_registry` does.
+    rest = {"registry_secret" if key == "secret" else key: value for key, value in given.items()}
+    return {**rest, "dockerfile": long}, _hash(problems, trail, path) if path else None
 
 
 def requirements(problems: Problems, given: Any) -> Json | None:
