@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from modalbatch.compiler.resolve import resolve
 from modalbatch.compiler.state import state_dir, state_path
+from modalbatch.engines.choose import choose_engine
 from modalbatch.errors import ModalbatchError, SpecErrors, UsageError
 from modalbatch.job import Credentials, Job, fingerprint, hash_code
 from modalbatch.records import CONTROL, actual_uri
@@ -181,20 +182,19 @@ def find_target(operand: str | None, cwd: Path | None = None) -> Found:
 
 
 @contextmanager
-def reach(found: Found) -> Iterator[None]:
+def reach(found: Found, *, engine: str | None = None) -> Iterator[None]:
     """Make the stores of source and sink reachable: credentials of secrets, Modal's server or the local engine's.
 
-    The environment is as before afterwards.
+    `engine`: whose volumes `volume://` means; None: that of the last run. The environment is as before afterwards.
     """
     with ExitStack() as stack:
         values: dict[str, str] = {}
         for name in found.secrets():
             values |= _secret_values(found.state_path, name)
-        if found.sink_uri.startswith("volume://") and _engine_kind(found) == "local":
+        if found.sink_uri.startswith("volume://") and (engine or _engine_kind(found)) == "local":
             from modalbatch.engines.local import LocalEngine
 
-            engine = stack.enter_context(LocalEngine(found.state_path))
-            values |= engine.environ()
+            values |= stack.enter_context(LocalEngine(found.state_path)).environ()
         stack.enter_context(_environment(values))
         yield
 
@@ -316,11 +316,7 @@ def _engine_kind(found: Found) -> str:
     note = found.note or (notes[-1] if notes else None)
     if note and note.engine.get("kind"):
         return note.engine["kind"]
-    given = os.environ.get("MODALBATCH_ENGINE")
-    if given:
-        return given
-    has_token = "MODAL_TOKEN_ID" in os.environ or Path("~/.modal.toml").expanduser().is_file()
-    return "modal" if has_token else "local"
+    return choose_engine(None, os.environ).kind
 
 
 @contextmanager
