@@ -210,13 +210,15 @@ class Index:
     def settle_removed(self, on_removed: str) -> None:
         """After the whole source was listed: give up receipts that mix what is wanted with what is not any more.
 
-        A receipt stays iff each of its units is wanted, or its input is gone and `on_removed` is `keep`. What an older
-        handler made of an input that is gone stays too: nobody can make it again.
+        A receipt stays iff each of its units is wanted, or is live while its input is gone and `on_removed` is `keep`.
+        What an older handler made of an input that is gone stays too: nobody can make it again. A receipt that no
+        manifest ever listed does not: an input could have one for each of its earlier states.
         """
         keep = on_removed == "keep"
-        gone = "AND EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri)" if keep else ""
+        given_up = "AND (NOT live OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
         self._db.execute(
-            f"UPDATE receipt SET chosen = 0 WHERE name IN (SELECT receipt FROM cover WHERE seen = 0 {gone})"  # noqa: S608
+            "UPDATE receipt SET chosen = 0 WHERE name IN "
+            f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"  # noqa: S608
         )
         self._db.execute("DELETE FROM cover WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)")
         if keep:
