@@ -76,7 +76,7 @@ def command(
         client = stack.enter_context(ClientProcess(session.environ))
         app = write_app(target.job, target.spec_path)
         console = stack.enter_context(Console(as_json=as_json, verbose=verbose))
-        stack.enter_context(reach(target))
+        stack.enter_context(reach(target, engine=session.kind))
         flow = Flow(target=target, session=session, client=client, wish=wish, console=console, app=str(app))
         code = flow.run()
     if as_json:

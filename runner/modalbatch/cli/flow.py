@@ -17,7 +17,8 @@ from typing import Protocol
 
 from modalbatch.cli.operand import RunNote, Target, run_notes, shown
 from modalbatch.driver import runs
-from modalbatch.driver.plan import Plan, check_owner, plan
+from modalbatch.driver.inspect import plan_facts
+from modalbatch.driver.reason import leaves
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import judge
 from modalbatch.engines.process import Interrupts
@@ -26,6 +27,7 @@ from modalbatch.errors import BusyError, ModalbatchError, UsageError
 from modalbatch.records import Json, Manifest
 from modalbatch.report import text
 from modalbatch.report.console import Console
+from modalbatch.report.plan import plan_lines
 from modalbatch.sinks import live_parts
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import open_source
@@ -92,18 +94,17 @@ class Flow:
         """Do what is missing; the exit code."""
         self._console.say(self._session.header(self._job, self._sink_label))
         self._tell_notes()
-        wish = self._wish
-        check_owner(self._job, self._sink, into_existing=wish.into_existing, adopt=wish.adopt)
-        active = None if wish.force else self._active()
+        active = None if self._wish.force else self._active()
         if active is not None:
             return self._join(active)
         if self._session.kind == "local":
             self._open()  # while we plan
-        planned, keep = self._decide()
-        if planned.is_published and planned.sight.manifest is not None:
-            return self._nothing(planned.sight.manifest)
+        facts, keep = self._decide()
+        manifest = self._sink.newest() if facts["is_done"] else None
+        if manifest is not None:
+            return self._nothing(manifest)
         if self._session.kind == "modal":
-            self._confirm(planned)
+            self._confirm(facts)
             self._open()
         return self._drive(keep)
 
@@ -115,41 +116,41 @@ class Flow:
             self._client.send(do="open", app=self._app, environment=environment, detach=self._session.kind == "modal")
         self._is_opened = True
 
-    def _plan(self, *, keep: bool) -> Plan:
-        target = self._target
+    def _plan(self, *, keep: bool) -> Json:
+        target, wish = self._target, self._wish
         identities = str(target.state_path / "identities.db")
         source = open_source(self._job, target.roots, identity_cache=identities, manifest_parts=live_parts)
-        return plan(self._job, self._sink, source, target.fingerprint, keep=keep)
+        request = runs.Request(run_id="", keep=keep, into_existing=wish.into_existing, adopt=wish.adopt)
+        decides = leaves(self._job, [target.spec_dir])
+        facts = plan_facts(self._job, self._sink, source, target.fingerprint, decides, request=request)
+        self._console.event({"event": "plan", **facts}, [str(line) for line in plan_lines(facts)])
+        self.result["plan"] = facts
+        return facts
 
-    def _decide(self) -> tuple[Plan, bool]:
+    def _decide(self) -> tuple[Json, bool]:
         """The plan, and whether results of earlier code count."""
-        wish, keep = self._wish, self._wish.keep
-        planned = self._plan(keep=keep)
-        tally = planned.tally
-        self._console.event(
-            {"event": "plan", **tally._asdict(), "units": planned.n_units}, text.plan_lines(self._job, planned)
-        )
-        if tally.by_code and not (keep or wish.redo or wish.yes):
-            if self._console.can_ask:
-                answers = {"redo": "do them again", "keep": "keep their results: only new and changed inputs are done"}
-                keep = self._console.ask("handler, image or options changed: redo or keep?", answers) == "keep"
-            elif self._session.kind == "modal":
-                raise UsageError(
-                    f"{text.count(tally.by_code, 'split')} would be done again because code or image changed",
-                    hint="say --redo, or --keep to keep their results",
-                )
-            if keep:
-                planned = self._plan(keep=True)
-                self._console.event({"event": "plan", **planned.tally._asdict()}, text.plan_lines(self._job, planned))
-        self.result["plan"] = planned.tally._asdict()
-        return planned, keep
+        wish = self._wish
+        facts = self._plan(keep=wish.keep)
+        n_old = facts["groups"]["code"]["splits"]
+        if not n_old or wish.keep or wish.redo or wish.yes:
+            return facts, wish.keep
+        if self._console.can_ask:
+            answers = {"redo": "do them again", "keep": "keep their results, do only what the input asks for"}
+            if self._console.ask("code or image changed: redo or keep?", answers) == "keep":
+                return self._plan(keep=True), True
+        elif self._session.kind == "modal":
+            raise UsageError(
+                f"{text.count(n_old, 'split')} would be done again because code or image changed",
+                hint="say --redo, or --keep to keep their results",
+            )
+        return facts, False
 
-    def _confirm(self, planned: Plan) -> None:
+    def _confirm(self, facts: Json) -> None:
         if self._wish.yes:
             return
         if not self._console.can_ask:
-            raise UsageError("running on Modal costs money: without a terminal it needs --yes", hint="add --yes")
-        answers = {"yes": f"run {text.count(planned.n_todo, 'split')} on Modal", "no": "stop here"}
+            raise UsageError("running on Modal costs money: without a terminal it needs a yes", hint="add --yes")
+        answers = {"yes": f"run {text.count(facts['todo']['splits'], 'split')} on Modal", "no": "stop here"}
         if self._console.ask("run it?", answers) == "no":
             raise UsageError("not confirmed: nothing was run")
 
@@ -166,7 +167,7 @@ class Flow:
         if judged.code == 0 and (sink.success() or {}).get("manifest") != manifest.number:
             sink.mark_success(manifest)
         live = manifest.counts
-        lines = ["nothing to do", text.live_line(manifest, self._sink_label)]
+        lines = [text.live_line(manifest, self._sink_label)]
         lines += text.next_lines(live.dead, self._sink_label)[: 1 if live.dead else 0]
         self._console.event({"event": "nothing_to_do"}, lines)
         if judged.error:
@@ -210,6 +211,10 @@ class Flow:
                 hint=f"wait for it, stop it with `modalbatch cancel {run_id}`, or start beside it with --force",
             )
         self._console.say(f"run {run_id} of {user} is active: following it")
+        return self.attach(run_id)
+
+    def attach(self, run_id: str) -> int:
+        """Follow a run that was started before; its exit code."""
         noted = [note.engine for note in run_notes(self._target.state_path) if note.run_id == run_id]
         order = {"call_id": (noted[-1] if noted else {}).get("call_id"), "request": {"run_id": run_id}}
         self._client.send(do="attach", **order, **self._common())

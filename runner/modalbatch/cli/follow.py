@@ -37,11 +37,12 @@ def _follow(data: Mapping[str, Any], drive: modal.Function[..., Any, Any], spec_
 
     job = Job.from_json(dict(data))
     target = _target(job, spec_dir)
-    with Console() as console, reach(target):
+    session = _session(job, target.state_path)
+    with Console() as console, reach(target, engine=session.kind):
         # Whoever types `modal run` wants it to run.
         flow = Flow(
             target=target,
-            session=_session(job, target.state_path),
+            session=session,
             client=ClientThread(drive),
             wish=Wish(yes=True),
             console=console,

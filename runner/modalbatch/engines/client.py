@@ -4,8 +4,8 @@ Owns everything of a run that needs `modal`: in a child process of the command (
 JSON lines: orders in, events out), or in a thread of `modal run`. Prints nothing for people; decides nothing about
 the run.
 
-Orders: `open` an app, `drive` it, `attach` to a call of an earlier command, `leave`. Events: `opened`, `started`,
-`progress`, `log`, `outcome`, `error`.
+Orders: `open` an app, `drive` it, `attach` to a call of an earlier command, tell its `progress` once, `leave`.
+Events: `opened`, `started`, `progress`, `log`, `outcome`, `error`.
 """
 
 from __future__ import annotations
@@ -98,21 +98,62 @@ async def _tell_progress(name: str, environment: str | None, run_id: str, emit: 
             await asyncio.sleep(POLL_S)
 
 
+async def _tell_once(order: Json, emit: Emit) -> None:
+    import modal
+
+    name = f"modalbatch-{order['name']}"
+    try:
+        entries = modal.Dict.from_name(name, create_if_missing=True, environment_name=order["environment"])
+        text = await entries.get.aio(order["request"]["run_id"], None)
+    except Exception as error:
+        raise trouble(error) from error
+    if text:
+        emit({"event": "progress", **json.loads(text)})
+
+
 async def _tell_logs(app: modal.App, emit: Emit) -> None:
-    with contextlib.suppress(Exception):  # as with progress
-        async for entry in app.logs.stream.aio():
-            emit(_log(entry))
+    lines = LogLines(emit)
+    try:
+        with contextlib.suppress(Exception):  # as with progress
+            async for entry in app.logs.stream.aio():
+                lines.add(entry)
+    finally:
+        lines.close()
 
 
 async def _tell_last_words(app: modal.App | None, emit: Emit) -> None:
+    lines = LogLines(emit)
     with contextlib.suppress(Exception):  # as with progress; before modal 1.5.4 apps have no logs
         if app is not None:
             async for entry in app.logs.tail.aio(TAIL_LINES):
-                emit(_log(entry))
+                lines.add(entry)
+    lines.close()
 
 
-def _log(entry: Any) -> Json:
-    return {"event": "log", "source": entry.source, "text": entry.message}
+class LogLines:
+    """Whole lines out of pieces of output, for each container."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._open: dict[tuple[str, str], str] = {}
+
+    def add(self, entry: Any) -> None:
+        """A `modal.types.LogEntry`."""
+        key = entry.source, (entry.context_ids or [""])[-1]
+        *lines, rest = (self._open.pop(key, "") + entry.message).split("\n")
+        for line in lines:
+            self._tell(key, line)
+        if rest:
+            self._open[key] = rest
+
+    def close(self) -> None:
+        """Tell lines that never ended."""
+        for key, rest in self._open.items():
+            self._tell(key, rest)
+        self._open.clear()
+
+    def _tell(self, key: tuple[str, str], line: str) -> None:
+        self._emit({"event": "log", "source": key[0], "container": key[1], "text": line})
 
 
 def trouble(error: Exception) -> ModalbatchError:
@@ -163,6 +204,8 @@ async def serve(orders: AsyncIterator[Json], emit: Emit) -> None:
             return
         if order["do"] == "attach":
             await _until_left(orders, _attach(order, emit))
+        elif order["do"] == "progress":
+            await _tell_once(order, emit)
         else:
             await _open(order, orders, emit)
     except ModalbatchError as error:

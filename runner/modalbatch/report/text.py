@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from modalbatch.records import Json
 
 if TYPE_CHECKING:
-    from modalbatch.driver.plan import Plan
-    from modalbatch.job import Job
     from modalbatch.records import Manifest
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -36,25 +34,6 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def plan_lines(job: Job, plan: Plan) -> list[str]:
-    """The plan as `+ new ~ changed = kept - removed`, and why."""
-    tally = plan.tally
-    gone = tally.removed if job.source.on_removed == "drop" else 0
-    lines = [f"plan: + {tally.new:,} new  ~ {tally.changed:,} changed  = {tally.kept:,} kept  - {gone:,} removed"]
-    by_input = tally.changed - tally.by_code
-    if by_input:
-        lines.append(f"  ~ {count(by_input, 'split')}: the input changed")
-    if tally.by_code:
-        lines.append(
-            f"  ~ {count(tally.by_code, 'split')}: the handler, the image or an option that decides data changed"
-        )
-    if gone:
-        lines.append(f"  - {count(gone, 'input')} gone: `source.on_removed: drop` drops their output")
-    elif tally.removed:
-        lines.append(f"  = {count(tally.removed, 'input')} gone: their output stays (`source.on_removed: keep`)")
-    return lines
 
 
 def progress_line(progress: Json, rate: float | None, left_s: float | None) -> str:
