@@ -187,3 +187,16 @@ def test_a_killed_command_leaves_nothing(home):
     await_none(home)
     while folder.exists():
         time.sleep(0.01)
+
+
+def test_a_command_does_not_outlive_its_engine(home):
+    source = (
+        "import sys; from pathlib import Path; from modalbatch.engines.local import run_command\n"
+        f"run_command(Path({str(home)!r}), [sys.executable, '-c', {_NAP!r}])"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=APPS
+    )
+    assert command.stdout.readline() == "STARTED\n"
+    os.kill(_pid(home, "engines.local.main"), signal.SIGKILL)
+    assert "UnavailableError: the local engine has ended unexpectedly" in command.communicate()[0]

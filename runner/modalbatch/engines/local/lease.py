@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -102,11 +103,26 @@ class LocalEngine:
             "NO_PROXY": ",".join(filter(None, [no_proxy, "127.0.0.1"])),
         }
 
-    def check(self) -> None:
-        """Raises: UnavailableError when the engine that we started has ended under us."""
-        if self._process is not None and self._process.poll() is not None:
-            log = self._home / "engine" / "logs" / "engine.log"
-            raise UnavailableError("the local engine has ended unexpectedly", hint=f"see {log}")
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """The exit code of a client process of ours, which is ended when the engine ends under it.
+
+        Raises: UnavailableError in that case: a client alone would go on trying for a minute.
+        """
+        assert self._lease is not None
+        watch = os.pidfd_open(process.pid)
+        poller = select.poll()
+        for descriptor in (watch, self._lease.fileno()):
+            poller.register(descriptor, select.POLLIN)
+        try:
+            while watch not in (ready := [descriptor for descriptor, _ in poller.poll()]):
+                if ready and not self._listen(block=False):
+                    process.terminate()
+                    process.wait()
+                    log = self._home / "engine" / "logs" / "engine.log"
+                    raise UnavailableError("the local engine has ended unexpectedly", hint=f"see {log}")
+        finally:
+            os.close(watch)
+        return process.wait()
 
     @property
     def notes(self) -> list[str]:
@@ -173,14 +189,19 @@ class LocalEngine:
         self._received = greeting
         return bool(greeting)
 
-    def _listen(self, *, block: bool) -> None:
-        """Takes what the engine has said; with `block` until it closes the connection."""
+    def _listen(self, *, block: bool) -> bool:
+        """Takes what the engine has said, with `block` until it closes the connection; False when it has."""
         if self._lease is None:
-            return
+            return False
         self._lease.setblocking(block)
-        with contextlib.suppress(OSError):
+        try:
             while data := self._lease.recv(65536):
                 self._received += data
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 def run_command(home: Path, command: Sequence[str], *, containers: int | None = None) -> int:
@@ -205,8 +226,7 @@ def run_command(home: Path, command: Sequence[str], *, containers: int | None = 
 
         old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            code = process.wait()
-            engine.check()
+            code = engine.wait(process)
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
