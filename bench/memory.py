@@ -41,7 +41,7 @@ def command_of(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return "?"
-    return " ".join(Path(word).name for word in words[:3] if not word.startswith("{"))[:60]
+    return " ".join(Path(word).name for word in words[:5] if not word.startswith("{"))[:60]
 
 
 def main() -> int:
