@@ -189,6 +189,8 @@ class FileSource:
                 yield _settled(*window.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            if self._cache:
+                self._cache.flush()
 
     def _identity(self, found: _Found, pool: ThreadPoolExecutor) -> str | Future[str]:
         if found.entry.identity:
@@ -206,7 +208,7 @@ class FileSource:
 
     def _hash(self, found: _Found, path: str) -> str:
         with found.store.open(found.entry.name, pin=found.entry.pin) as stream:
-            sha256 = hash_stream(stream)
+            sha256 = hash_stream(stream, found.entry.size_bytes)
         if self._cache and path.startswith("/"):
             self._cache.remember(path, found.entry.pin, sha256)
         return sha256

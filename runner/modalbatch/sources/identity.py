@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 _BLOCK_BYTES = 4 << 20
 _RACY_NS = 2_000_000_000
+_WAITING_COUNT = 500
 _SCHEMA = """
 create table if not exists content (
     path blob primary key, size integer, mtime_ns integer, inode integer, sha256 text
@@ -25,10 +26,10 @@ create table if not exists content (
 """
 
 
-def hash_stream(stream: BinaryIO) -> str:
-    """sha256 of what is left of a raw stream, in blocks of 4 MiB."""
+def hash_stream(stream: BinaryIO, size_bytes: int) -> str:
+    """sha256 of a raw stream of about that size, in blocks of at most 4 MiB."""
     digest = hashlib.sha256()
-    block = memoryview(bytearray(_BLOCK_BYTES))
+    block = memoryview(bytearray(min(_BLOCK_BYTES, size_bytes + 1)))
     while n_bytes := stream.readinto(block):  # type: ignore[attr-defined]
         digest.update(block[:n_bytes])
     return digest.hexdigest()
@@ -41,6 +42,7 @@ class IdentityCache:
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._waiting: list[tuple[object, ...]] = []
         self._is_broken = False
 
     def find(self, path: str) -> str | None:
@@ -60,18 +62,35 @@ class IdentityCache:
             status = os.stat(path)  # noqa: PTH116
             is_racy = abs(time.time_ns() - status.st_mtime_ns) < _RACY_NS
             if pin == f"{status.st_size}-{status.st_mtime_ns}" and not is_racy:
-                self._run(
-                    "insert or replace into content values (?, ?, ?, ?, ?)",
-                    (os.fsencode(path), status.st_size, status.st_mtime_ns, status.st_ino, sha256),
-                )
+                row = (os.fsencode(path), status.st_size, status.st_mtime_ns, status.st_ino, sha256)
+                with self._lock:
+                    self._waiting.append(row)
+                    is_full = len(self._waiting) >= _WAITING_COUNT
+                if is_full:
+                    self.flush()
 
-    def _run(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+    def flush(self) -> None:
+        """Write what was remembered: one transaction for many rows, since each costs as much as a hundred rows."""
+        with self._lock:
+            rows, self._waiting = self._waiting, []
+        if rows:
+            self._run("insert or replace into content values (?, ?, ?, ?, ?)", rows=rows)
+
+    def _run(
+        self, statement: str, values: tuple[object, ...] = (), *, rows: list[tuple[object, ...]] | None = None
+    ) -> list[tuple[object, ...]]:
         with self._lock:
             if self._is_broken:
                 return []
             try:
                 if self._connection is None:
                     self._connection = self._open()
+                if rows is not None:
+                    # Immediate: the lock is waited for at the beginning, where SQLite can wait.
+                    self._connection.execute("begin immediate")
+                    self._connection.executemany(statement, rows)
+                    self._connection.execute("commit")
+                    return []
                 return self._connection.execute(statement, values).fetchall()
             except (sqlite3.Error, OSError):
                 # A cache that cannot be used costs time, never correctness.
