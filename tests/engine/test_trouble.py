@@ -21,6 +21,8 @@ def test_failures_have_the_meaning_they_have_on_modal(bench):
     assert found["cancelled"].startswith("RemoteError")
     assert found["terminated"].startswith("RemoteError")
     assert found["started"] == 1
+    assert found["left_early"] is None
+    assert found["slow_start"] == ("RemoteError: container failed to start: startup took longer than startup_timeout")
 
 
 def test_a_failing_run_ends_with_the_error(bench):
@@ -35,3 +37,13 @@ def test_an_unmounted_module_fails_as_on_modal(bench, tmp_path):
         "@app.local_entrypoint()\ndef main():\n    f.remote()\n"
     )
     assert "No module named 'unsent'" in bench.modal("run", "sender.py", code=1, cwd=tmp_path)
+
+
+def test_modals_limits_are_checked(bench, tmp_path):
+    for number, (option, told) in enumerate(
+        [("timeout=86401", "between 1 and 86400"), ("gpu='H100:9'", "more than 8")]
+    ):
+        (tmp_path / f"limit{number}.py").write_text(
+            f"import modal\napp = modal.App('limit')\n@app.function({option})\ndef f(): pass\n"
+        )
+        assert told in bench.modal("run", f"limit{number}.py::f", code=1, cwd=tmp_path).replace("\n", " ")

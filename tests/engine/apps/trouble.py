@@ -95,6 +95,22 @@ def fine():
     return 1
 
 
+@app.cls(startup_timeout=1)
+class Slow:
+    @modal.enter()
+    def open(self):
+        time.sleep(1000)
+
+    @modal.method()
+    def work(self, x):
+        return x
+
+
+def leave_early():
+    """Breaks out of a map whose other inputs would run for ever; how many came first."""
+    return next(iter(nap.map([0, 1000, 1000], order_outputs=False)))
+
+
 @app.local_entrypoint()
 def main():
     fresh = str(time.time())
@@ -113,6 +129,8 @@ def main():
         "enter_again": outcome(lambda: Broken().work.remote(1)),
         "poll": outcome(lambda: poll.get(timeout=0)),
         "started": fine.remote(),
+        "slow_start": outcome(lambda: Slow().work.remote(1)),
+        "left_early": leave_early(),
     }
     poll.cancel()
     outcomes["cancelled"] = outcome(poll.get)

@@ -218,7 +218,8 @@ class AppService:
             if left_s <= 0:
                 await send(proto.TaskLogsBatch(entry_id=str(position)))
                 return
-            await app.log.wait(left_s)
+            if not app.log.is_done:  # it may have ended while we were sending
+                await app.log.wait(left_s)
 
     async def AppFetchLogs(self, request: Message, peer: Peer) -> Message:
         """The last entries of a log within a time range."""

@@ -64,7 +64,7 @@ class BlobServer:
                 app.router.add_get(f"/{self._token}/blob/{{name}}", self._read)
                 ranges = f"/{self._token}/range/{{volume}}/{{start}}/{{length}}/{{path:.*}}"
                 app.router.add_get(ranges, self._read_range)
-                self._runner = web.AppRunner(app, access_log=None)
+                self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
                 await self._runner.setup()
                 site = web.TCPSite(self._runner, "127.0.0.1", 0)
                 await site.start()

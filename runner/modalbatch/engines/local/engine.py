@@ -34,6 +34,8 @@ from modalbatch.errors import ModalbatchError
 _log = logging.getLogger("modalbatch.engine")
 #: Containers that start ahead of calls, per app.
 _MAX_PRESTARTED = 2
+#: How long the logs of apps are kept.
+_KEEP_LOGS_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,10 @@ class Engine:
         self._load()
 
     def _load(self) -> None:
+        oldest = time.time() - _KEEP_LOGS_S
+        for path in (self.config.home / "engine" / "logs").glob("ap-*.log"):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
         self.blobs.sweep({blob_id for blob_id, _ in self.store.all("blob")})
         for app_id, data in self.store.all("app"):
             self.apps[app_id] = App.from_json(data, self._app_log(app_id))

@@ -16,12 +16,17 @@ from modalbatch.engines.local.wire import (
     Message,
     Peer,
     Result,
+    invalid,
     message,
     mint_id,
     not_found,
     proto,
     unsupported,
 )
+
+#: Limits that Modal's server sets and its client does not check (`studies/modal-facts.md`).
+_MAX_TIMEOUT_S = 86_400
+_MAX_GPUS = 8
 
 
 class FunctionService:
@@ -137,7 +142,11 @@ def _check(app: App, definition: Message, request: Message) -> None:
         app.tell_once(f"web endpoint `{definition.function_name}` is not served by the local engine")
     if definition.cloud_bucket_mounts or definition.s3_mounts or definition.shared_volume_mounts:
         raise unsupported(f"a CloudBucketMount or NetworkFileSystem (`{definition.function_name}`)")
+    if not 1 <= definition.timeout_secs <= _MAX_TIMEOUT_S:
+        raise invalid(f"timeout of `{definition.function_name}` must be between 1 and {_MAX_TIMEOUT_S} seconds")
     gpu = definition.resources.gpu_config
+    if gpu.count > _MAX_GPUS:
+        raise invalid(f"gpu of `{definition.function_name}` must not be more than {_MAX_GPUS} in one container")
     if gpu.gpu_type or gpu.count:
         app.tell_once(f"gpu {gpu.gpu_type or 'request'} is accepted and ignored: containers see what this machine has")
     if request.schedule.ByteSize() or definition.schedule.ByteSize():

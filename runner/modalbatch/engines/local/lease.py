@@ -142,6 +142,7 @@ class LocalEngine:
         _sweep(self._home)
         folder = Path(tempfile.mkdtemp(prefix=_RUN_PREFIX, dir=_short_folder()))
         self._record = {
+            "containers": self._containers,
             "engine_id": secrets.token_hex(8),
             "token": f"as-{secrets.token_hex(16)}",
             "run_folder": str(folder),
@@ -187,6 +188,9 @@ class LocalEngine:
         except (OSError, ValueError):
             return False
         self._received = greeting
+        if self._containers is not None and self._record["containers"] != self._containers:
+            limit = self._record["containers"] or "as many as cores"
+            self._notes.append(f"the engine that runs already keeps its own limit of containers per function: {limit}")
         return bool(greeting)
 
     def _listen(self, *, block: bool) -> bool:

@@ -51,6 +51,11 @@ class Leases:
         self._writers.discard(writer)
         writer.close()
 
+    def interrupt(self, number: int) -> None:
+        """Ends the engine although it is held: somebody has sent it a signal."""
+        logging.getLogger("modalbatch.engine").warning("ended by signal %d", number)
+        self.all_released.set()
+
     def end(self) -> None:
         """Says goodbye to those who still listen."""
         for writer in self._writers:
@@ -104,7 +109,7 @@ async def serve(options: dict[str, Any]) -> None:
     leases = Leases()
     engine.on_note(leases.note)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, leases.all_released.set)
+        asyncio.get_running_loop().add_signal_handler(number, leases.interrupt, number)
     gc.freeze()
     await service.listen(sock=socket.socket(fileno=options["api"]))
     lease_server = await asyncio.start_unix_server(leases.hold, sock=socket.socket(fileno=options["leases"]))
