@@ -79,6 +79,8 @@ class Split:
     run_id: str
     #: Logical prefix → actual prefix, for URIs of sources and the sink.
     roots: Mapping[str, str]
+    #: To be processed and thrown away, for how long it takes.
+    is_sample: bool = False
 
     @property
     def id(self) -> str:
@@ -95,6 +97,7 @@ class Split:
                 "fingerprint": self.fingerprint,
                 "run_id": self.run_id,
                 "roots": dict(self.roots),
+                "is_sample": self.is_sample,
             }
         )
 

@@ -19,6 +19,7 @@ from modalbatch.cli.operand import RunNote, Target, run_notes, shown
 from modalbatch.driver import runs
 from modalbatch.driver.inspect import plan_facts
 from modalbatch.driver.reason import leaves
+from modalbatch.driver.rule import cut_job
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import judge
 from modalbatch.engines.process import Interrupts
@@ -119,7 +120,8 @@ class Flow:
     def _plan(self, *, keep: bool) -> Json:
         target, wish = self._target, self._wish
         identities = str(target.state_path / "identities.db")
-        source = open_source(self._job, target.roots, identity_cache=identities, manifest_parts=live_parts)
+        job = cut_job(self._job, self._sink.owner())
+        source = open_source(job, target.roots, identity_cache=identities, manifest_parts=live_parts)
         request = runs.Request(run_id="", keep=keep, into_existing=wish.into_existing, adopt=wish.adopt)
         decides = leaves(self._job, [target.spec_dir])
         facts = plan_facts(self._job, self._sink, source, target.fingerprint, decides, request=request)

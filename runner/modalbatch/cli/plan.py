@@ -66,18 +66,20 @@ def make_facts(target: Target, request: Request, *, engine: str | None = None) -
     """The plan of a job, made on this machine."""
     from modalbatch.driver.inspect import plan_facts
     from modalbatch.driver.reason import leaves
+    from modalbatch.driver.rule import cut_job
     from modalbatch.sinks import live_parts
     from modalbatch.sources import open_source
 
     with reach(target, engine=engine):
+        sink = target.open_sink()
         source = open_source(
-            target.job,
+            cut_job(target.job, sink.owner()),
             target.roots,
             identity_cache=str(target.state_path / "identities.db"),
             manifest_parts=live_parts,
         )
         decides = leaves(target.job, [target.spec_dir])
-        return plan_facts(target.job, target.open_sink(), source, target.fingerprint, decides, request=request)
+        return plan_facts(target.job, sink, source, target.fingerprint, decides, request=request)
 
 
 def _print(facts: Json) -> None:

@@ -46,13 +46,15 @@ def command(operand: str | None, with_source: bool, quick: bool, strict: bool, a
 
 
 def _source(found: Found) -> Source:
+    from modalbatch.driver.rule import cut_job
     from modalbatch.sinks import live_parts
     from modalbatch.sources import open_source
 
     if not isinstance(found, Target):
         raise UsageError("`--source` needs a spec, not a sink", hint="modalbatch verify SPEC --source")
     cache = str(found.state_path / "identities.db")
-    return open_source(found.job, found.roots, identity_cache=cache, manifest_parts=live_parts)
+    job = cut_job(found.job, found.open_sink().owner())
+    return open_source(job, found.roots, identity_cache=cache, manifest_parts=live_parts)
 
 
 def _tell(n_read: int) -> None:

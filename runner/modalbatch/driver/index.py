@@ -217,8 +217,8 @@ class Index:
         keep = on_removed == "keep"
         given_up = "AND (NOT live OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
         self._db.execute(
-            "UPDATE receipt SET chosen = 0 WHERE name IN "
-            f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"  # noqa: S608
+            "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
+            f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
         )
         self._db.execute("DELETE FROM cover WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)")
         if keep:

@@ -12,8 +12,9 @@ from typing import Any
 
 from modalbatch.driver import runs
 from modalbatch.driver.index import Group
-from modalbatch.driver.plan import check_owner, plan
+from modalbatch.driver.plan import Plan, check_owner, plan
 from modalbatch.driver.reason import changed, leaves
+from modalbatch.driver.rule import cut_job
 from modalbatch.driver.verify import verify
 from modalbatch.errors import InternalError, ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
@@ -45,7 +46,7 @@ def _answer(job: Job, asked: Json) -> Json:
     sink = open_sink(job, request.roots, in_container=True)
     sink.refresh()
     source = open_source(
-        job,
+        cut_job(job, sink.owner()),
         request.roots,
         in_container=True,
         identity_cache=request.identity_cache,
@@ -82,7 +83,11 @@ def plan_facts(
         NotFoundError: the source is empty and the spec does not allow it.
     """
     check_owner(job, sink, into_existing=request.into_existing, adopt=request.adopt)
-    found = plan(job, sink, source, mine, keep=request.keep)
+    return describe_plan(job, sink, plan(job, sink, source, mine, keep=request.keep), mine, decides)
+
+
+def describe_plan(job: Job, sink: ObjectSink, found: Plan, mine: str, decides: Mapping[str, str]) -> Json:
+    """A plan as plain data; `report.plan` prints it."""
     reasons, manifest = found.reasons, found.sight.manifest
     todo = (reasons.new, reasons.input, reasons.code, reasons.packed, reasons.lost)
     return {

@@ -29,14 +29,10 @@ from modalbatch.records import (
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source
 
-#: A pack of small inputs: at most this much data, …
-PACK_BYTES = 64 << 20
-#: … so many units, …
-PACK_UNITS = 100
-#: … and so much reference on the wire.
+#: Most bytes of reference in a pack: it crosses the wire.
 PACK_WIRE_BYTES = 6000
-#: Units above this size are never packed.
-SMALL_BYTES = 4 << 20
+#: With a rule in bytes, packs are not smaller than this: a split has a price too.
+MIN_PACK_BYTES = 64 << 10
 #: Small units that are looked at before the first pack is made.
 LOOK_AHEAD = 2048
 #: Names of inputs that a plan gives for each reason.
@@ -83,9 +79,11 @@ def check_owner(job: Job, sink: ObjectSink, *, into_existing: bool = False, adop
         )
 
 
-def owner_of(job: Job) -> Json:
-    """What owner.json says of this job."""
-    rule = {"bytes": job.source.split.bytes, "files": job.source.split.files}
+def owner_of(job: Job, measured_bytes: int | None = None) -> Json:
+    """What owner.json says of this job; `measured_bytes`: the rule that a sample showed, for splits of `auto`."""
+    rule: Json = {"bytes": job.source.split.bytes, "files": job.source.split.files}
+    if measured_bytes:
+        rule = {"bytes": measured_bytes, "files": None, "measured": True}
     return {"format": SINK_FORMAT, "name": job.name, "environment": job.environment, "split": rule}
 
 
@@ -139,6 +137,29 @@ def enumerate_missing(source: Source, index: Index) -> Iterator[Unit]:
             yield unit
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """What a pack of small inputs may hold: one split for transport, done-ness stays with each unit."""
+
+    bytes: int = 64 << 20
+    units: int = 100
+    #: Units above this size are never packed.
+    small_bytes: int = 4 << 20
+    #: Whether packs are made smaller while some containers would have none.
+    is_eager: bool = True
+
+    @classmethod
+    def of(cls, job: Job, *, is_measured: bool) -> Packing:
+        """By the rule in force: so many files, so many bytes, or what is good for most."""
+        rule = job.source.split
+        if rule.files:
+            return cls(bytes=1 << 62, units=rule.files, small_bytes=1 << 62, is_eager=False)
+        if rule.bytes:
+            most = rule.bytes if is_measured else max(rule.bytes, MIN_PACK_BYTES)
+            return cls(bytes=most, small_bytes=most // 2)
+        return cls()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitMaker:
     """Turns units into splits."""
@@ -150,12 +171,14 @@ class SplitMaker:
     generation: int
     #: Containers that could work at the same time: while few splits are out, packs stay small.
     containers: int
+    #: What may be packed together.
+    packing: Packing
 
     def splits(self, units: Iterator[Unit]) -> Iterator[Split]:
         """One split for a large unit, packs of small ones. Memory: `LOOK_AHEAD` units."""
         n_made, small = 0, []
         for unit in units:
-            if unit.end - unit.start > SMALL_BYTES:
+            if unit.end - unit.start > self.packing.small_bytes:
                 yield self.split([unit])
                 n_made += 1
                 continue
@@ -189,10 +212,11 @@ class SplitMaker:
 
     def _packs(self, units: list[Unit], n_made: int) -> Iterator[list[Unit]]:
         # Enough packs for everyone first, large packs later.
-        lacking = max(0, 4 * self.containers - n_made)
-        most_units = min(PACK_UNITS, max(1, len(units) // lacking)) if lacking else PACK_UNITS
+        packing = self.packing
+        lacking = max(0, 4 * self.containers - n_made) if packing.is_eager else 0
+        most_units = min(packing.units, max(1, len(units) // lacking)) if lacking else packing.units
         n_bytes = sum(unit.end - unit.start for unit in units)
-        most_bytes = min(PACK_BYTES, max(1, n_bytes // lacking)) if lacking else PACK_BYTES
+        most_bytes = min(packing.bytes, max(1, n_bytes // lacking)) if lacking else packing.bytes
         pack: list[Unit] = []
         size = wire = 0
         for unit in units:

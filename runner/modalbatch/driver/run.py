@@ -18,9 +18,18 @@ from modalbatch.driver import runs
 from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
-from modalbatch.driver.plan import SplitMaker, check_not_empty, check_owner, enumerate_missing, owner_of, read_sink
+from modalbatch.driver.plan import (
+    Packing,
+    SplitMaker,
+    check_not_empty,
+    check_owner,
+    enumerate_missing,
+    owner_of,
+    read_sink,
+)
 from modalbatch.driver.publish import Moved, publish
 from modalbatch.driver.reason import leaves
+from modalbatch.driver.rule import cut_job, is_to_be_measured, measure, rule_bytes, sample_of
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
 from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
@@ -90,13 +99,9 @@ class Run:
         self.driver_id = secrets.token_hex(8)
         self.fingerprint = fingerprint(job, hash_code(job.modules))
         self.sink: ObjectSink = sink or open_sink(job, request.roots, in_container=True)
-        self.source: Source = source or open_source(
-            job,
-            request.roots,
-            in_container=True,
-            identity_cache=request.identity_cache,
-            manifest_parts=live_parts,
-        )
+        self._is_given_source = source is not None
+        self.source: Source = source or self._open_source(job)
+        self._cut_job = job
         self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id)
         self.epoch = 0
         #: The one thread for listing, index and control objects; another pool for receipts.
@@ -111,6 +116,15 @@ class Run:
         self._n_failed_starts = 0
         self._stop_error: ModalbatchError | None = None
         self._is_asked_to_stop = False
+
+    def _open_source(self, job: Job) -> Source:
+        return open_source(
+            job,
+            self.request.roots,
+            in_container=True,
+            identity_cache=self.request.identity_cache,
+            manifest_parts=live_parts,
+        )
 
     def close(self) -> None:
         """Closes: threads."""
@@ -136,7 +150,9 @@ class Run:
         """Plan, feed, publish; again when the sink moved meanwhile."""
         if self.request.fingerprint not in ("", self.fingerprint):
             raise StateError("the driver sees other files than the command did", hint="apply again")
-        await self._off(self._begin)
+        await self._off(self._check)
+        measured = await self._measure() if is_to_be_measured(self.job, self.sink.owner()) else None
+        await self._off(self._begin, measured)
         for _ in range(MAX_PLANS):
             index = Index()
             try:
@@ -149,12 +165,37 @@ class Run:
             return verdict
         raise BusyError("other runs keep changing the sink", hint="apply again when they are done")
 
-    def _begin(self) -> None:
+    def _check(self) -> None:
         request, job = self.request, self.job
         check_owner(job, self.sink, into_existing=request.into_existing, adopt=request.adopt)
         if job.delivery == "exactly_once" and self.sink.store.has_conditional_create and self.sink.owner() is None:
             self.sink.store.probe()
-        self.sink.claim(owner_of(job))
+
+    async def _measure(self) -> int | None:
+        """Bytes of a split, from a sample of the input; None where that cannot be said."""
+        sample = await self._off(sample_of, self.source)
+        if sample is None:
+            return None
+        self.phase = "measuring"
+        request = self.request
+        split = Split(
+            units=(sample.unit,),
+            generation=0,
+            fingerprint=self.fingerprint,
+            run_id=request.run_id,
+            roots=request.roots,
+            is_sample=True,
+        )
+        seconds = await measure(self._map, split.to_text())
+        n_slots = request.containers * self.job.handler.slots
+        return None if seconds is None else rule_bytes(sample, seconds, n_slots)
+
+    def _begin(self, measured_bytes: int | None) -> None:
+        request, job = self.request, self.job
+        owner = self.sink.claim(owner_of(job, measured_bytes))
+        self._cut_job = cut_job(job, owner)
+        if self._cut_job is not job and not self._is_given_source:
+            self.source = self._open_source(self._cut_job)
         runs.begin(self.sink, request, job.name, self.fingerprint, self._now(), decides=leaves(job))
         self.epoch = runs.take_epoch(self.sink, request.run_id, self.driver_id)
         self.ledger.add("driver_started", driver=self.driver_id, epoch=self.epoch, fingerprint=self.fingerprint)
@@ -169,6 +210,7 @@ class Run:
             index=index,
             generation=self._sight.generation,
             containers=self.request.containers,
+            packing=Packing.of(self._cut_job, is_measured=self._cut_job is not self.job),
         )
         self._round = 0
         self.phase, self.todo_is_known = "running", False

@@ -27,33 +27,40 @@ def sweep(
 ) -> int:
     """Delete what the newest manifest retires, and parts of attempts that never commit; how many objects.
 
-    `none_is_running` says, asked after everything was listed, that no attempt of any run can still be on its way; then
-    age does not matter. Retry-safe: yes, by anyone, at any time.
+    `none_is_running` says that no attempt of any run can still be on its way; then age does not matter. Retry-safe:
+    yes, by anyone, at any time.
     """
     n_deleted = _sweep_retired(sink, manifest) if manifest else 0
-    # Parts first, receipts after them, runs last: whatever is seen here and named later was named before the next step.
-    parts = [
-        (entry.name, entry.modified_s)
+    # Parts first, receipts after them: what is seen here and named later was named before the second list.
+    orphans = {
+        entry.name: entry.modified_s
         for prefix in (PARTS, DEAD)
         for entry in sink.store.list(prefix)
         if is_ours(entry.name)
-    ]
-    if not parts:
-        return n_deleted
+    }
     seen_at = now()
-    orphans = dict(parts)
-    for _, receipt in _all_receipts(sink, manifest):
-        if receipt is None:
-            return n_deleted  # a receipt that cannot be read may name any of them
-        for part in receipt.parts + receipt.dead:
-            orphans.pop(part.name, None)
-    if not orphans:
-        return n_deleted
-    if not none_is_running():
-        oldest = seen_at - DEADLINE_TIMEOUTS * timeout_s
-        orphans = {name: modified_s for name, modified_s in orphans.items() if modified_s < oldest}
+    _forget_named(sink, manifest, orphans)
+    oldest = seen_at - DEADLINE_TIMEOUTS * timeout_s
+    if any(modified_s >= oldest for modified_s in orphans.values()):
+        # Only receipts that are listed after the answer tell whether an attempt that has just ended has committed.
+        if none_is_running():
+            _forget_named(sink, manifest, orphans)
+        else:
+            orphans = {name: modified_s for name, modified_s in orphans.items() if modified_s < oldest}
     _delete(sink, sorted(orphans))
     return n_deleted + len(orphans)
+
+
+def _forget_named(sink: ObjectSink, manifest: Manifest | None, orphans: dict[str, float]) -> None:
+    """Take out what any receipt names."""
+    if not orphans:
+        return
+    for _, receipt in _all_receipts(sink, manifest):
+        if receipt is None:
+            orphans.clear()  # a receipt that cannot be read may name any of them
+            return
+        for part in receipt.parts + receipt.dead:
+            orphans.pop(part.name, None)
 
 
 def _sweep_retired(sink: ObjectSink, manifest: Manifest) -> int:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,9 @@ def _task(message: Json) -> Task:
 
 def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> Json:
     run = SplitRun(job, handler, callers, progress, task)
+    started = time.monotonic()
     try:
-        return {"kind": "done", **run.run()}
+        return {"kind": "done", **run.run(), "seconds": time.monotonic() - started}
     except FailedRecord as failed:
         return {"kind": "record_failed", "letter": failed.letter}
     except ModalbatchError as error:
