@@ -1,0 +1,63 @@
+"""A folder to work in and the real command in it, with a home of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from command import Command, remaining, write_records
+
+SPECS = Path(__file__).resolve().parents[2] / "specs"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty folder to work in."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def modalbatch(tmp_path: Path, work: Path) -> Iterator[Command]:
+    """The command, in `work`; nothing that it started runs afterwards, even where it was killed."""
+    mark = f"MODALBATCH_TEST_{tmp_path.name}"
+    yield Command(tmp_path / "home", work, {mark: "1"})
+    assert remaining(mark) == []
+
+
+@pytest.fixture
+def example(work: Path) -> Callable[[str], Path]:
+    """Copies an example spec into `work`: the path of its YAML file, relative."""
+
+    def copy(name: str) -> Path:
+        shutil.copytree(SPECS / name, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("out", "__pycache__"))
+        return Path(f"{name}.yaml")
+
+    return copy
+
+
+SQUARES = """\
+version: 1
+name: squares
+handler: handlers:square
+source: {uri: data/*.jsonl, split: {files: 1}}
+sink: out/
+"""
+HANDLER = """\
+def square(record):
+    return {"n": record["n"], "square": record["n"] ** 2}
+"""
+
+
+@pytest.fixture
+def squares(work: Path) -> Path:
+    """A job of two files with five records each, in `work`; its sink."""
+    (work / "squares.yaml").write_text(SQUARES)
+    (work / "handlers.py").write_text(HANDLER)
+    for name in ("a", "b"):
+        write_records(work / f"data/{name}.jsonl", [{"n": n} for n in range(5)])
+    return work / "out"
