@@ -22,7 +22,7 @@ class Item(NamedTuple):
 
     #: Line of the split, from 0, blank ones counted.
     ordinal: int
-    #: Bytes from the first line of its unit.
+    #: Bytes from the beginning of its (decompressed) object; -1 for the rest of one that cannot be read.
     offset: int
     #: As read; decoded anew for another try, since a handler may change what it is given.
     line: bytes

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modalbatch.errors import CorruptInputError
 from modalbatch.formats import open_format
 from modalbatch.formats.compression import open_compressor
 from modalbatch.job import Job
@@ -92,16 +93,18 @@ class SplitRun:
             ModalbatchError: the source or the disk failed.
         """
         source = open_source(self.job, self.task.split.roots, in_container=True)
-        done = self.ordinal
-        self.ordinal = 0
+        done, self.ordinal = self.ordinal, 0
         for unit in self.task.split.units:
             self.unit = unit
-            with source.open(unit) as stream:
-                self.ordinal += sum(1 for _ in islice(stream, max(0, done - self.ordinal)))
-                if self._is_plain():
-                    self.each(stream)
-                else:
-                    self.calls(stream)
+            try:
+                with source.open(unit) as stream:
+                    for _ in islice(stream, max(0, done - self.ordinal)):
+                        self.ordinal += 1
+                    (self.each if self._is_plain() else self.calls)(stream)
+            except CorruptInputError as error:
+                if self.ordinal >= done:
+                    self._lose_rest(error)
+                self.ordinal += 1  # what is lost has a number too, so that a later slot knows that it is settled
             self.first = self.ordinal
         self.checkpoint(self.ordinal)
         return {
@@ -123,36 +126,38 @@ class SplitRun:
         words, buffer, poison = self.progress.words, self.buffer, self.task.poison
         ordinal = begun = self.ordinal
         n_filtered = n_special = n_more = 0
-        for line in stream:
-            words[LOW] = ordinal
-            try:
-                record = loads(line)
-                if type(record) is not dict or (poison and ordinal in poison):
-                    raise _NotForTheHandler
-                result = call(record)
-                if type(result) is dict:
-                    if keep:
-                        copy_kept(keep, record, result)
-                    for value in result.values():
-                        kind = type(value)
-                        if kind is not str and kind is not int:
-                            refuse(value)
-                    buffer += dumps(result)
-                    buffer += delimiter
-                elif result is None:
-                    n_filtered += 1
-                else:
-                    n_more += self._append(normal(result), record) - 1
-            except (Exception, SystemExit) as error:
-                n_special += 1
-                self._not_simply_done(Item(ordinal, stream.tell() - len(line), line, {}), error)
-            ordinal += 1
-            if len(buffer) > PIECE_BYTES or words[FLUSH]:
-                self._add(ordinal - begun - n_special, n_filtered, n_more)
-                begun, n_filtered, n_special, n_more = ordinal, 0, 0, 0
-                self.checkpoint(ordinal)
-        self._add(ordinal - begun - n_special, n_filtered, n_more)
-        self.ordinal = ordinal
+        try:
+            for line in stream:
+                words[LOW] = ordinal
+                try:
+                    record = loads(line)
+                    if type(record) is not dict or (poison and ordinal in poison):
+                        raise _NotForTheHandler
+                    result = call(record)
+                    if type(result) is dict:
+                        if keep:
+                            copy_kept(keep, record, result)
+                        for value in result.values():
+                            kind = type(value)
+                            if kind is not str and kind is not int:
+                                refuse(value)
+                        buffer += dumps(result)
+                        buffer += delimiter
+                    elif result is None:
+                        n_filtered += 1
+                    else:
+                        n_more += self._append(normal(result), record) - 1
+                except (Exception, SystemExit) as error:
+                    n_special += 1
+                    self._not_simply_done(Item(ordinal, _offset(stream, line), line, {}), error)
+                ordinal += 1
+                if len(buffer) > PIECE_BYTES or words[FLUSH]:
+                    self._add(ordinal - begun - n_special, n_filtered, n_more)
+                    begun, n_filtered, n_special, n_more = ordinal, 0, 0, 0
+                    self.checkpoint(ordinal)
+        finally:  # a stream that breaks off in the middle leaves what was before
+            self._add(ordinal - begun - n_special, n_filtered, n_more)
+            self.ordinal = ordinal
 
     def _add(self, n_simple: int, n_filtered: int, n_more: int) -> None:
         counts = self.counts
@@ -177,18 +182,25 @@ class SplitRun:
         """A unit in calls of up to `batch_size` records, up to `concurrency` at a time; settled in reading order."""
         words, width = self.progress.words, self.callers.width
         pending: deque[tuple[Work, Future[list[Any]] | None]] = deque()
-        for work in self._works(stream):
-            while pending and (work.alone or len(pending) >= width):
-                self._finish(pending)
-            words[HIGH] = work.high
-            words[LOW] = pending[0][0].low if pending else work.low
-            future = self.callers.submit(self.policy, self.runner, work.items) if work.items else None
-            pending.append((work, future))
-            if work.alone:
-                self._finish(pending)
+        try:
+            for work in self._works(stream):
+                while pending and (work.alone or len(pending) >= width):
+                    self._finish(pending)
+                words[HIGH] = work.high
+                words[LOW] = pending[0][0].low if pending else work.low
+                future = self.callers.submit(self.policy, self.runner, work.items) if work.items else None
+                pending.append((work, future))
+                if work.alone:
+                    self._finish(pending)
+        except CorruptInputError:
+            self._finish_all(pending)
+            raise
+        self._finish_all(pending)
+
+    def _finish_all(self, pending: deque[tuple[Work, Future[list[Any]] | None]]) -> None:
         while pending:
             self._finish(pending)
-        words[HIGH] = 0
+        self.progress.words[HIGH] = 0
 
     def _finish(self, pending: deque[tuple[Work, Future[list[Any]] | None]]) -> None:
         work, future = pending[0]
@@ -206,24 +218,30 @@ class SplitRun:
         size = self.job.handler.batch_size or 1
         items: list[Item] = []
         cut: tuple[int, int, int] | None = None
-        for line in stream:
-            ordinal = self.ordinal
-            self.ordinal += 1
-            item, known = self._read(ordinal, stream.tell() - len(line), line)
-            now = next((cut for cut in self.task.cuts if cut[0] <= ordinal < cut[1]), None)
-            if items and (known or now != cut):
-                yield _call(items, cut)
-                items = []
-            if known:
-                yield Work(ordinal, ordinal + 1, [], False, known)
-                continue
-            cut = now
-            items.append(item)
-            if len(items) >= (min(size, cut[2]) if cut else size):
-                yield _call(items, cut)
-                items = []
+        lost = None
+        try:
+            for line in stream:
+                ordinal = self.ordinal
+                self.ordinal += 1
+                item, known = self._read(ordinal, _offset(stream, line), line)
+                now = next((cut for cut in self.task.cuts if cut[0] <= ordinal < cut[1]), None)
+                if items and (known or now != cut):
+                    yield _call(items, cut)
+                    items = []
+                if known:
+                    yield Work(ordinal, ordinal + 1, [], False, known)
+                    continue
+                cut = now
+                items.append(item)
+                if len(items) >= (min(size, cut[2]) if cut else size):
+                    yield _call(items, cut)
+                    items = []
+        except CorruptInputError as error:
+            lost = error  # what was read before it is still to be done
         if items:
             yield _call(items, cut)
+        if lost:
+            raise lost
 
     def _read(self, ordinal: int, offset: int, line: bytes) -> tuple[Item, Callable[[], None] | None]:
         item = Item(ordinal, offset, line, {})
@@ -271,6 +289,12 @@ class SplitRun:
             raise
         return len(many)
 
+    def _lose_rest(self, error: CorruptInputError) -> None:
+        """The rest of a unit that cannot be read: one dead letter for records that nobody can count."""
+        self.counts["in_"] += 1
+        described = {"type": type(error).__name__, "message": error.message, "traceback": ""}
+        self._failed(Item(self.ordinal, -1, b"", {}), Failure("undecodable", described, 1))
+
     def _undecodable(self, item: Item, error: ValueError) -> None:
         if not item.line.strip():
             self.counts["blank"] += 1
@@ -291,7 +315,8 @@ class SplitRun:
         self.dead_buffer += encode(letter).encode() + b"\n"
 
     def _letter(self, item: Item, failed: Failure) -> dict[str, Any]:
-        position = {"range": self.unit.start, "offset": item.offset, "ordinal": item.ordinal - self.first}
+        is_rest = item.offset < 0
+        position = {"offset": None if is_rest else item.offset, "ordinal": item.ordinal - self.first}
         letter: dict[str, Any] = {
             "id": f"{self.task.split.id}-{item.ordinal}",
             "uri": self.unit.uri,
@@ -300,6 +325,8 @@ class SplitRun:
             "error": failed.error,
             "attempts": failed.attempts,
         }
+        if is_rest:
+            return letter | {"records": "unknown"}
         if failed.cause == "undecodable":
             return letter | {"raw_base64": base64.b64encode(item.line).decode()}
         return letter | {"record": self.decode(item.line)}
@@ -323,6 +350,11 @@ class SplitRun:
 
 def _call(items: list[Item], cut: tuple[int, int, int] | None) -> Work:
     return Work(items[0].ordinal, items[-1].ordinal + 1, items, cut is not None, None)
+
+
+def _offset(stream: Any, line: bytes) -> int:
+    """Where the line that was just read begins in its (decompressed) object."""
+    return int(stream.raw.first_byte + stream.tell() - len(line))
 
 
 def _compressor(compression: str) -> Callable[[bytes], bytes] | None:
