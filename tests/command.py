@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,15 +73,23 @@ class Command:
         return subprocess.Popen(command, cwd=self.cwd, env=variables, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
+def processes(mark: str) -> Iterator[Path]:
+    """`/proc` folders of processes with a variable of this name."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                yield folder
+        except OSError:
+            continue
+
+
 def remaining(mark: str) -> list[str]:
     """Commands of processes with a variable of this name, once each had the time to end."""
     left = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for folder in processes(mark):
         try:
-            if mark.encode() not in (folder / "environ").read_bytes():
-                continue
             handle = os.pidfd_open(int(folder.name))
-        except (OSError, ValueError):
+        except ProcessLookupError:
             continue
         if not _has_ended(handle):
             left.append((folder / "cmdline").read_text().replace("\0", " "))

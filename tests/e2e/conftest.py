@@ -61,3 +61,27 @@ def squares(work: Path) -> Path:
     for name in ("a", "b"):
         write_records(work / f"data/{name}.jsonl", [{"n": n} for n in range(5)])
     return work / "out"
+
+
+GATED = """\
+import pathlib
+import time
+
+
+def wait(record):
+    print("working on", record["n"], flush=True)
+    while not pathlib.Path(record["gate"]).exists():
+        time.sleep(0.01)
+    return {"n": record["n"]}
+"""
+
+
+@pytest.fixture
+def gate(work: Path) -> Path:
+    """A job `gated.yaml` of 30 files whose records wait until this file exists."""
+    gate = work / "gate"
+    (work / "gated.yaml").write_text(SQUARES.replace("squares", "gated").replace("handlers:square", "gates:wait"))
+    (work / "gates.py").write_text(GATED)
+    for n in range(30):
+        write_records(work / f"data/{n:02}.jsonl", [{"n": n, "gate": str(gate)}])
+    return gate

@@ -223,18 +223,23 @@ async def _attach(order: Json, emit: Emit) -> None:
 
 
 async def _open(order: Json, orders: AsyncIterator[Json], emit: Emit) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            module = load_app(Path(order["app"]))
-            running = module.app.run(detach=order["detach"], environment_name=order["environment"])
-            await stack.enter_async_context(running)
-        except Exception as error:
-            raise trouble(error) from error
+    failure: ModalbatchError | None = None
+    try:
+        module = load_app(Path(order["app"]))
         app = module.app
-        emit({"event": "opened", "app_id": app.app_id, "url": app.get_dashboard_url()})
-        todo = await _next(orders)
-        if todo is not None and todo["do"] == "drive":
-            await _until_left(orders, conduct(module.drive, todo, app, emit))
+        async with app.run(detach=order["detach"], environment_name=order["environment"]):
+            emit({"event": "opened", "app_id": app.app_id, "url": app.get_dashboard_url()})
+            try:
+                todo = await _next(orders)
+                if todo is not None and todo["do"] == "drive":
+                    await _until_left(orders, conduct(module.drive, todo, app, emit))
+            except ModalbatchError as error:
+                failure = error
+    except Exception as error:
+        # What went wrong with the run says more than what went wrong with leaving it.
+        raise failure or trouble(error) from error
+    if failure is not None:
+        raise failure
 
 
 async def _until_left(orders: AsyncIterator[Json], work: Coroutine[Any, Any, None]) -> None:
