@@ -409,7 +409,7 @@ class Run:
                 next_look = loop.time() + LOOK_S
                 run_id = self.request.run_id
                 if await self._off(runs.is_stopping, self.sink, run_id):
-                    self._is_asked_to_stop = True
+                    self._is_asked_to_stop, self.phase = True, "stopping"
                     feed.stop()
                 if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
                     self._stop(feed, BusyError("another driver of this run took over"))
