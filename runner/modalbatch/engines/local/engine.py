@@ -254,10 +254,12 @@ class Engine:
             self.function(function_id).pool.keep_warm()
 
     def prestart(self, app: App) -> None:
-        """Starts containers of an app's first functions up to the door of user code."""
-        for function_id in list(app.function_ids.values())[:_MAX_PRESTARTED]:
-            if not self.function(function_id).definition.class_parameter_info.schema:
-                self.function(function_id).pool.prestart()
+        """Starts containers of the functions that an app defines first, up to the door of user code."""
+        current = set(app.function_ids.values())
+        defined = [function for function in app.functions.values() if function.id in current]
+        for function in defined[:_MAX_PRESTARTED]:
+            if not function.definition.class_parameter_info.schema:
+                function.pool.prestart()
 
     def layout(self, app: App) -> Message:
         """Ids and metadata of everything that an app's code refers to."""

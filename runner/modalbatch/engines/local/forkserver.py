@@ -42,7 +42,7 @@ class ForkServer:
         with theirs, error_path.open("wb") as errors:
             self._process = subprocess.Popen(
                 # The last argument is for people: it shows in `ps` which home a container belongs to.
-                [python, "-E", "-s", _SCRIPT, str(theirs.fileno()), str(os.getpid()), error_path],
+                [python, _SCRIPT, str(theirs.fileno()), str(os.getpid()), error_path],
                 env=dict(environ),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
