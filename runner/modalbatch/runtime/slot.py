@@ -99,6 +99,9 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
         return {"kind": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
     except OSError as error:
         return {"kind": "failed", "error": type(error).__name__, "message": str(error), "hint": None}
+    except Exception as error:  # a bug of ours: said once, instead of a slot that dies again and again
+        message = f"{describe(error)['traceback']}"
+        return {"kind": "failed", "error": "InternalError", "message": message, "hint": "please report this"}
     finally:
         run.part.close()
         run.dead.close()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, BinaryIO
 
+from modalbatch.errors import CorruptInputError
+
 #: How much is asked for beyond a range at first, to finish its last line without another request.
 TAIL_BYTES = 64 << 10
 #: Lines that are longer are asked for in pieces that grow up to this.
@@ -159,7 +161,8 @@ class LineStream(io.BufferedIOBase):
 
     Iterating goes through pieces of whole lines in one `BytesIO` that is filled again and again: a `BufferedReader`
     asks any raw stream but a `FileIO` before each line whether it is closed, which costs half as much as the line.
-    `tell()` is exact all the while. Memory: one piece, or the longest line. Closes: the raw stream.
+    `tell()` is exact all the while. A broken archive
+    raises only behind the last line that is whole. Memory: one piece, or the longest line. Closes: the raw stream.
     """
 
     def __init__(self, raw: io.RawIOBase) -> None:
@@ -172,6 +175,7 @@ class LineStream(io.BufferedIOBase):
         #: The beginning of the line that the next piece begins with.
         self._rest = b""
         self._is_at_end = False
+        self._broken: CorruptInputError | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         """The lines from here on; several iterators share one position."""
@@ -184,6 +188,8 @@ class LineStream(io.BufferedIOBase):
 
     def _advance(self) -> bool:
         """Fill the piece with the next whole lines; False at the end."""
+        if self._broken is not None:
+            raise self._broken
         piece, n_bytes, cut = self._piece, len(self._rest), 0
         self._start += self._length
         piece.seek(0)
@@ -194,19 +200,30 @@ class LineStream(io.BufferedIOBase):
             with piece.getbuffer() as view:
                 # There is room: a rest is a part of a piece, and a piece without a line end was doubled.
                 while True:
-                    n_more = self.raw.readinto(view[n_bytes:])
+                    n_more = self._read_more(view[n_bytes:])
                     n_bytes += n_more
                     self._is_at_end = not n_more
                     if self._is_at_end or n_bytes * 2 >= self._size:
                         break
-                cut = n_bytes if self._is_at_end else _last_line_end(view[:n_bytes])
+                cut = n_bytes if self._is_at_end and self._broken is None else _last_line_end(view[:n_bytes])
                 self._rest = bytes(view[cut:n_bytes]) if cut else b""
             if not cut:
                 self._size *= 2
         piece.truncate(cut)
         piece.seek(0)
         self._length = cut
+        if self._broken is not None and not cut:
+            raise self._broken
         return cut > 0
+
+    def _read_more(self, view: memoryview) -> int:
+        """Bytes from the raw stream; one that is broken gives first what is whole before the break."""
+        try:
+            return int(self.raw.readinto(view))
+        except CorruptInputError as error:
+            # Anew: the frames of this one hold views of the piece.
+            self._broken = CorruptInputError(error.message, where=error.where, hint=error.hint)
+            return 0
 
     def readable(self) -> bool:
         """Yes."""
