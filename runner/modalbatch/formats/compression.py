@@ -21,6 +21,7 @@ _MAGIC = {"gz": b"\x1f\x8b", "zst": b"\x28\xb5\x2f\xfd"}
 #: zstd frames that hold no data.
 _SKIPPABLE = (0x184D2A50, 0x184D2A5F)
 _LEVEL = 1
+_BLOCK_BYTES = 64 << 10
 
 
 def infer_compression(name: str) -> str:
@@ -143,7 +144,8 @@ class _Decompressed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            n_bytes = int(self._reader.readinto(buffer))
+            # A little at a time: what comes before a break is given before the error.
+            data = self._reader.read1(min(len(buffer), _BLOCK_BYTES))
         except EOFError:
             raise CorruptInputError(
                 f"`{self._name}` ends in the middle of its {self._kind} data", hint="replace the file with a whole copy"
@@ -152,8 +154,9 @@ class _Decompressed(io.RawIOBase):
             raise CorruptInputError(
                 f"`{self._name}` is not whole {self._kind} data: {error}", hint="replace the file with a whole copy"
             ) from None
-        self._n_given += n_bytes
-        return n_bytes
+        buffer[: len(data)] = data
+        self._n_given += len(data)
+        return len(data)
 
     def close(self) -> None:
         if not self.closed:
