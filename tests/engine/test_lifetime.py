@@ -198,5 +198,7 @@ def test_a_command_does_not_outlive_its_engine(home):
         [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=APPS
     )
     assert command.stdout.readline() == "STARTED\n"
+    folder = run_folder(home)
     os.kill(_pid(home, "engines.local.main"), signal.SIGKILL)
     assert "UnavailableError: the local engine has ended unexpectedly" in command.communicate()[0]
+    assert not folder.exists()

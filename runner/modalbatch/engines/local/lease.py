@@ -87,7 +87,9 @@ class LocalEngine:
         self._listen(block=True)  # until the engine is gone, or has noted that we are
         self._lease.close()
         self._lease = None
-        if self._process is not None and b'"gone"' in self._received:
+        if b'"gone"' not in self._received:
+            _sweep_if_dead(self._home)
+        elif self._process is not None:
             self._process.wait()
 
     def environ(self) -> dict[str, str]:
@@ -253,12 +255,23 @@ def _home_id(home: Path) -> str:
     return path.read_text().strip()
 
 
+def _sweep_if_dead(home: Path) -> None:
+    """Sweeps unless an engine lives, which then holds the lock."""
+    lock = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _sweep(home)
+    os.close(lock)
+
+
 def _sweep(home: Path) -> None:
     """Removes what a killed engine left; called with the lock held."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         folder = Path(json.loads((home / _RECORD).read_text())["run_folder"])
         if folder.name.startswith(_RUN_PREFIX) and folder.stat().st_uid == os.getuid():
             shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (home / _RECORD).unlink()
 
 
 def _short_folder() -> str:
