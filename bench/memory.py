@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from measure import MODALBATCH, environ, gate, save, workplace, write_job
+from measure import MODALBATCH, apply, environ, gate, save, workplace, write_job
 
 SAMPLE_S = 0.05
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -55,8 +55,8 @@ def main() -> int:
     peaks: dict[int, tuple[int, str]] = {}
     total_bytes = 0
     with workplace() as root:
-        size = {"records": args.records, "line_bytes": args.line_bytes}
-        spec = write_job(root / "job", containers=args.containers, **size)
+        spec = write_job(root / "job", records=args.records, line_bytes=args.line_bytes, containers=args.containers)
+        apply(root, write_job(root / "small", records=10, line_bytes=args.line_bytes, containers=args.containers))
         command = [MODALBATCH, "apply", str(spec), "--engine", "local"]
         with (root / "said").open("w") as said:
             process = subprocess.Popen(command, cwd=root, env=environ(root), stdout=said, stderr=said)
@@ -76,7 +76,8 @@ def main() -> int:
         print(f"{size_bytes / 1e6:>9.1f}  {name}")
     print(f"{total_bytes / 1e6:>9.1f}  all together, shared pages counted more than once")
     gates = [gate("largest process, MB", max(peaks.values())[0] / 1e6, 250)]
-    save(args.json, {"peaks_bytes": sorted(peaks.values(), reverse=True), "total_bytes": total_bytes, "gates": gates})
+    largest = [[size_bytes, name] for size_bytes, name in sorted(peaks.values(), reverse=True)]
+    save(args.json, {"records": args.records, "processes": largest, "total_bytes": total_bytes, "gates": gates})
     return 0 if all(item["ok"] for item in gates) else 1
 
 
