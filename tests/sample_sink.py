@@ -90,9 +90,10 @@ class Sample:
         return found
 
 
-def filled(folder: Path, *, compression: str = "none", bad: int = 0) -> Sample:
+def filled(folder: Path, *, compression: str = "none", bad: int = 0, delivery: str = "exactly_once") -> Sample:
     """A sample that was run once: four inputs, two of them in several ranges."""
     made = Sample(folder, compression=compression)
+    made.job = replace(made.job, delivery=delivery)
     made.write("a.jsonl", 150).write("b.jsonl", 100, bad=bad, start=1000).write("c.jsonl", 5).write("d.jsonl", 0)
     made.run()
     return made

@@ -36,6 +36,7 @@ from modalbatch.records import (
     is_ours,
     manifest_name,
     parse_json,
+    parse_manifest_name,
     parse_receipt_name,
 )
 from modalbatch.sinks.objects import ObjectSink
@@ -175,8 +176,14 @@ class _Verifier:
         except NotFoundError:
             self._problem("missing", manifest_name(number), "it was there a moment ago")
         except StateError as error:
-            self._problem("altered", manifest_name(number), error.message)
+            self._problem("altered", self._manifest_object(number), error.message)
         return None
+
+    def _manifest_object(self, number: int) -> str:
+        """The name under which a manifest stands, which holds its hash where creates are not atomic."""
+        plain = manifest_name(number)
+        entries = self._sink.store.list(plain.removesuffix(".json"))
+        return next((entry.name for entry in entries if parse_manifest_name(entry.name)), plain)
 
     def _list(self) -> None:
         for entry in self._sink.store.list():
