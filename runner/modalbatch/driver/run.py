@@ -7,11 +7,11 @@ exception of a worker only triggers a look at the receipt.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from modalbatch.driver import runs
@@ -30,11 +30,12 @@ from modalbatch.driver.plan import (
 from modalbatch.driver.publish import Moved, publish
 from modalbatch.driver.reason import leaves
 from modalbatch.driver.rule import cut_job, is_to_be_measured, measure, rule_bytes, sample_of
+from modalbatch.driver.settle import Settlement
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
-from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
+from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Counts, Json, Manifest, Receipt, Split, Unit, encode
+from modalbatch.records import Json, Manifest, Split, Unit, encode
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
@@ -45,19 +46,13 @@ Report = Callable[[Json], Awaitable[None]]
 
 #: Splits out for each slot while they are short: enough that none waits for the driver.
 WINDOW_PER_SLOT = 3
-#: Seconds up to which a split is short.
-SHORT_S = 5.0
 #: Seconds between looks at stop and epoch, and between reports of progress.
 LOOK_S = 1.0
 REPORT_S = 0.5
-#: Seconds before a split that found no free slot is fed again.
-AGAIN_S = 1.0
 #: Times that everything may be planned again because the sink moved.
 MAX_PLANS = 5
 #: Rounds of feeding what came back without a receipt, after the first.
 MAX_ROUNDS = 3
-#: Starts that may fail before any record was done (`guarantees.md` section 5).
-MAX_FAILED_STARTS = 2
 
 
 async def drive(job: Mapping[str, Any], request: str, map_splits: Map, report: Report | None = None) -> str:
@@ -108,13 +103,11 @@ class Run:
         self._thread = executor(1, "modalbatch-index")
         self._readers = executor(8, "modalbatch-receipts")
         self.phase = "listing"
-        self.counts = Counts()
-        self.n_done = self.n_failed = self.n_kept = self.n_todo = 0
+        self._settlement = Settlement(
+            job, self.sink, self.ledger, index_thread=self._off, reader_threads=partial(self._in, self._readers)
+        )
+        self.n_kept = self.n_todo = 0
         self.todo_is_known = False
-        self._failures: dict[str, int] = {}
-        self._failed: dict[str, Json] = {}
-        self._n_failed_starts = 0
-        self._stop_error: ModalbatchError | None = None
         self._is_asked_to_stop = False
 
     def _open_source(self, job: Job) -> Source:
@@ -216,7 +209,6 @@ class Run:
         self.phase, self.todo_is_known = "running", False
         n_slots = self.request.containers * self.job.handler.slots
         feed = Feed(n_slots, WINDOW_PER_SLOT * n_slots, self._thread, self._next_round)
-        self._feed = feed
         looking = asyncio.create_task(self._look(feed))
         try:
             await self._consume(feed)
@@ -224,8 +216,8 @@ class Run:
             looking.cancel()
         if feed.error is not None:
             raise feed.error if isinstance(feed.error, ModalbatchError) else _internal(feed.error)
-        if self._stop_error is not None:
-            return self.verdict("stopped", error=self._stop_error)
+        if self._settlement.stop_error is not None:
+            return self.verdict("stopped", error=self._settlement.stop_error)
         if self._is_asked_to_stop:
             return self.verdict("stopped")
         verdict: Verdict = await self._off(self._publish)
@@ -235,7 +227,7 @@ class Run:
         index = self._index
         missing = index.n_missing()
         if missing:
-            return self.verdict("failed", error=self._why_missing(missing))
+            return self.verdict("failed", error=self._settlement.why_missing(missing))
         if runs.newest_epoch(self.sink, self.request.run_id) > self.epoch:
             raise BusyError("another driver of this run took over", hint=f"modalbatch status {self.request.run_id}")
         self.phase = "publishing"
@@ -263,14 +255,6 @@ class Run:
             self.sink.mark_success(manifest)
         return verdict
 
-    def _why_missing(self, n_missing: int) -> ModalbatchError:
-        failed = next(iter(self._failed.values()), None)
-        hint = "apply again: what is done stays done"
-        if failed is None:
-            return UnavailableError(f"{n_missing} splits came back without a receipt", hint=hint)
-        message = f"{n_missing} inputs or ranges are not done: {failed['message']}"
-        return UnavailableError(message, hint=failed.get("hint") or hint)
-
     # -- feeding
 
     def _next_round(self) -> Iterator[Split] | None:
@@ -284,7 +268,7 @@ class Run:
             index.settle_removed(self.job.source.on_removed)
         if self._round > 2 + MAX_ROUNDS or not index.n_missing():
             return None
-        units = [unit for unit in index.missing() if unit.uri not in self._changed_inputs()]
+        units = [unit for unit in index.missing() if unit.uri not in self._settlement.changed_inputs()]
         return self._noted(iter(units)) if units else None
 
     def _first_round(self) -> Iterator[Split]:
@@ -303,102 +287,14 @@ class Run:
             self.n_todo += 1
             yield split
 
-    def _changed_inputs(self) -> set[str]:
-        return {uri for failed in self._failed.values() for uri in failed.get("uris", ())}
-
     async def _consume(self, feed: Feed) -> None:
         pending: set[asyncio.Task[None]] = set()
         async for answer in self._map(feed.__aiter__(), order_outputs=False, return_exceptions=True):
-            task = asyncio.create_task(self._settle(feed, answer))
+            task = asyncio.create_task(self._settlement.settle(feed, self._index, answer))
             pending.add(task)
             task.add_done_callback(pending.discard)
         if pending:
             await asyncio.gather(*pending)
-
-    async def _settle(self, feed: Feed, answer: Any) -> None:
-        """What one split came back with."""
-        try:
-            if isinstance(answer, BaseException):
-                # The map does not say whose exception it is: the next round feeds what has no receipt.
-                self.ledger.add("lost", error=f"{type(answer).__name__}: {answer}"[:500])
-            else:
-                await self._settle_answer(feed, json.loads(answer))
-        except ModalbatchError as error:
-            self._stop(feed, error)
-        finally:
-            feed.settled()
-            if self.ledger.is_due():
-                await self._off(self.ledger.flush)
-
-    async def _settle_answer(self, feed: Feed, answer: Json) -> None:
-        status = answer["status"]
-        if status == "done":
-            await self._accept(answer)
-        elif status == "again":
-            feed.narrow()
-            feed.again(Split.from_text(answer["task"]), AGAIN_S)
-        elif status == "start_failed" and not self.counts.in_:
-            self._n_failed_starts += 1
-            if self._n_failed_starts >= MAX_FAILED_STARTS:
-                self._stop(feed, _start_error(answer["error"]))
-            else:
-                feed.again(Split.from_text(answer["task"]), 0.0)
-        elif status == "refused":
-            self._stop(feed, UnavailableError(answer["message"], hint="apply again"))
-        elif status == "record_failed":
-            self._stop(feed, _record_error(answer["letter"]))
-        else:
-            self._retry(feed, answer)
-
-    async def _accept(self, answer: Json) -> None:
-        loop = asyncio.get_running_loop()
-        name = answer["receipt"]
-        receipt = await loop.run_in_executor(self._readers, self.sink.read_receipt, name)
-        if receipt is None:
-            self.ledger.add("receipt_missing", receipt=name)
-            return
-        if not await self._off(self._index.accept, name, receipt):
-            self.ledger.add("receipt_not_used", receipt=name)
-            return
-        self.n_done += 1
-        self.counts = self.counts + receipt.counts
-        if receipt.seconds < SHORT_S:
-            self._feed.widen()
-        self._note_split(receipt)
-        fence = judge(self.job, self.counts, is_final=False).error
-        if fence is not None:
-            self._stop(self._feed, fence)
-
-    def _note_split(self, receipt: Receipt) -> None:
-        self.ledger.add(
-            "split_done",
-            split=receipt.split,
-            attempt=receipt.attempt,
-            counts=receipt.counts.to_json(),
-            seconds=round(receipt.seconds, 3),
-            container=receipt.container,
-        )
-
-    def _retry(self, feed: Feed, answer: Json) -> None:
-        """A failed attempt: again, with back-off, unless its input changed or its tries are used up."""
-        split = Split.from_text(answer["task"])
-        n_failed = self._failures[split.id] = self._failures.get(split.id, 0) + 1
-        message = answer.get("message") or answer.get("error", {}).get("message", "")
-        self.ledger.add("split_failed", split=split.id, error=answer.get("error"), message=message, attempt=n_failed)
-        changed = answer.get("error") == "InputChangedError"
-        if not changed and n_failed <= self.job.retries.max_retries:
-            feed.again(split, self.job.retries.delay_s(n_failed))
-            return
-        self.n_failed += 1
-        self._failed[split.id] = {
-            "message": message,
-            "hint": answer.get("hint"),
-            "uris": [unit.uri for unit in split.units],
-        }
-
-    def _stop(self, feed: Feed, error: ModalbatchError) -> None:
-        self._stop_error = self._stop_error or error
-        feed.stop()
 
     async def _look(self, feed: Feed) -> None:
         """Every second: has somebody asked to stop, or another driver taken over? Twice a second: tell the progress."""
@@ -412,7 +308,7 @@ class Run:
                     self._is_asked_to_stop, self.phase = True, "stopping"
                     feed.stop()
                 if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
-                    self._stop(feed, BusyError("another driver of this run took over"))
+                    self._settlement.stop(feed, BusyError("another driver of this run took over"))
             await asyncio.sleep(REPORT_S)
 
     async def _tell(self) -> None:
@@ -426,11 +322,11 @@ class Run:
         return {
             "run_id": self.request.run_id,
             "phase": self.phase,
-            "counts": self.counts.to_json(),
+            "counts": self._settlement.counts.to_json(),
             "splits": {
-                "done": self.n_done,
+                "done": self._settlement.n_done,
                 "kept": self.n_kept,
-                "failed": self.n_failed,
+                "failed": self._settlement.n_failed,
                 "todo": self.n_todo,
                 "is_total": self.todo_is_known,
             },
@@ -448,8 +344,8 @@ class Run:
             status,
             error=error,
             manifest=manifest,
-            counts=self.counts,
-            splits={"done": self.n_done, "kept": self.n_kept, "failed": self.n_failed},
+            counts=self._settlement.counts,
+            splits={"done": self._settlement.n_done, "kept": self.n_kept, "failed": self._settlement.n_failed},
         )
 
     async def finish(self, outcome: Json) -> None:
@@ -464,24 +360,12 @@ class Run:
 
     async def _off(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run something that waits for disk or network on the index thread."""
+        return await self._in(self._thread, call, *args, **kwargs)
+
+    async def _in(self, executor: Executor, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: call(*args, **kwargs))
+        return await loop.run_in_executor(executor, lambda: call(*args, **kwargs))
 
 
 def _internal(error: BaseException) -> InternalError:
     return InternalError(f"{type(error).__name__}: {error}")
-
-
-def _start_error(error: Json) -> ModalbatchError:
-    return ModalbatchError(
-        f"the handler does not start: {error['type']}: {error['message']}\n{error['traceback']}".rstrip(),
-        hint="mend it, then apply again",
-    )
-
-
-def _record_error(letter: Json) -> ModalbatchError:
-    error, position = letter["error"], letter["position"]
-    return FenceError(
-        f"{letter['uri']}: record {position['ordinal']}: {error['type']}: {error['message']}",
-        hint="`on_error: fail` stops at the first failed record; `on_error: dead_letter` sets it aside",
-    )

@@ -30,6 +30,8 @@ def sweep(
     `none_is_running` says that no attempt of any run can still be on its way; then age does not matter. Retry-safe:
     yes, by anyone, at any time.
     """
+    # Files of writers that died in the middle are under no name that counts.
+    sink.store.sweep_unfinished(DEADLINE_TIMEOUTS * timeout_s)
     n_deleted = _sweep_retired(sink, manifest) if manifest else 0
     # Parts first, receipts after them: what is seen here and named later was named before the second list.
     orphans = {

@@ -1,0 +1,155 @@
+"""What came back from the workers: receipts, failures, other tries. Runs on: container.
+
+Owns whose failure it was, seen from the driver. A returned value or an exception only triggers a look at the receipt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from modalbatch.driver.feed import Feed
+from modalbatch.driver.index import Index
+from modalbatch.driver.ledger import Ledger
+from modalbatch.driver.verdict import judge
+from modalbatch.errors import FenceError, ModalbatchError, UnavailableError
+from modalbatch.job import Job
+from modalbatch.records import Counts, Json, Receipt, Split
+from modalbatch.sinks.objects import ObjectSink
+
+#: Seconds up to which a split is short.
+SHORT_S = 5.0
+#: Seconds before a split that found no free slot is fed again.
+AGAIN_S = 1.0
+#: Starts that may fail before any record was done.
+MAX_FAILED_STARTS = 2
+
+#: Runs something that waits for disk or network elsewhere than in the event loop.
+Off = Callable[..., Awaitable[Any]]
+
+
+class Settlement:
+    """Numbers and failures of one run, as they come in."""
+
+    def __init__(self, job: Job, sink: ObjectSink, ledger: Ledger, *, index_thread: Off, reader_threads: Off) -> None:
+        self._job, self._sink, self._ledger = job, sink, ledger
+        self._off, self._read = index_thread, reader_threads
+        self.counts = Counts()
+        self.n_done = self.n_failed = 0
+        self.stop_error: ModalbatchError | None = None
+        #: Split id → failed attempts.
+        self._failures: dict[str, int] = {}
+        #: Split id → the last failure of a split whose tries are used up.
+        self._given_up: dict[str, Json] = {}
+        self._n_failed_starts = 0
+
+    async def settle(self, feed: Feed, index: Index, answer: Any) -> None:
+        """What one split came back with."""
+        try:
+            if isinstance(answer, BaseException):
+                # The map does not say whose exception it is: the next round feeds what has no receipt.
+                self._ledger.add("lost", error=f"{type(answer).__name__}: {answer}"[:500])
+            else:
+                await self._settle_answer(feed, index, json.loads(answer))
+        except ModalbatchError as error:
+            self.stop(feed, error)
+        finally:
+            feed.settled()
+            if self._ledger.is_due():
+                await self._off(self._ledger.flush)
+
+    def stop(self, feed: Feed, error: ModalbatchError) -> None:
+        """End the run early; the first reason counts."""
+        self.stop_error = self.stop_error or error
+        feed.stop()
+
+    def changed_inputs(self) -> set[str]:
+        """URIs of splits that were given up: feeding them again would change nothing."""
+        return {uri for failed in self._given_up.values() for uri in failed["uris"]}
+
+    def why_missing(self, n_missing: int) -> ModalbatchError:
+        """The error of a run in which some splits have no receipt."""
+        failed = next(iter(self._given_up.values()), None)
+        hint = "apply again: what is done stays done"
+        if failed is None:
+            return UnavailableError(f"{n_missing} splits came back without a receipt", hint=hint)
+        message = f"{n_missing} inputs or ranges are not done: {failed['message']}"
+        return UnavailableError(message, hint=failed["hint"] or hint)
+
+    async def _settle_answer(self, feed: Feed, index: Index, answer: Json) -> None:
+        status = answer["status"]
+        if status == "done":
+            await self._accept(feed, index, answer["receipt"])
+        elif status == "again":
+            feed.narrow()
+            feed.again(Split.from_text(answer["task"]), AGAIN_S)
+        elif status == "start_failed" and not self.counts.in_:
+            self._n_failed_starts += 1
+            if self._n_failed_starts >= MAX_FAILED_STARTS:
+                self.stop(feed, _start_error(answer["error"]))
+            else:
+                feed.again(Split.from_text(answer["task"]), 0.0)
+        elif status == "refused":
+            self.stop(feed, UnavailableError(answer["message"], hint="apply again"))
+        elif status == "record_failed":
+            self.stop(feed, _record_error(answer["letter"]))
+        else:
+            self._retry(feed, answer)
+
+    async def _accept(self, feed: Feed, index: Index, name: str) -> None:
+        receipt = await self._read(self._sink.read_receipt, name)
+        if receipt is None:
+            # On a Modal Volume others' writes are seen after a reload only.
+            await self._off(self._sink.refresh)
+            receipt = await self._read(self._sink.read_receipt, name)
+        if receipt is None or not await self._off(index.accept, name, receipt):
+            self._ledger.add("receipt_not_used", receipt=name, is_there=receipt is not None)
+            return
+        self.n_done += 1
+        self.counts = self.counts + receipt.counts
+        if receipt.seconds < SHORT_S:
+            feed.widen()
+        self._note(receipt)
+        fence = judge(self._job, self.counts, is_final=False).error
+        if fence is not None:
+            self.stop(feed, fence)
+
+    def _note(self, receipt: Receipt) -> None:
+        self._ledger.add(
+            "split_done",
+            split=receipt.split,
+            attempt=receipt.attempt,
+            counts=receipt.counts.to_json(),
+            seconds=round(receipt.seconds, 3),
+            container=receipt.container,
+        )
+
+    def _retry(self, feed: Feed, answer: Json) -> None:
+        """A failed attempt: again, with back-off, unless its input changed or its tries are used up."""
+        split = Split.from_text(answer["task"])
+        n_failed = self._failures[split.id] = self._failures.get(split.id, 0) + 1
+        message = answer.get("message") or answer.get("error", {}).get("message", "")
+        self._ledger.add("split_failed", split=split.id, error=answer.get("error"), message=message, attempt=n_failed)
+        is_changed = answer.get("error") == "InputChangedError"
+        if not is_changed and n_failed <= self._job.retries.max_retries:
+            feed.again(split, self._job.retries.delay_s(n_failed))
+            return
+        self.n_failed += 1
+        uris = [unit.uri for unit in split.units]
+        self._given_up[split.id] = {"message": message, "hint": answer.get("hint"), "uris": uris}
+
+
+def _start_error(error: Json) -> ModalbatchError:
+    return ModalbatchError(
+        f"the handler does not start: {error['type']}: {error['message']}\n{error['traceback']}".rstrip(),
+        hint="mend it, then apply again",
+    )
+
+
+def _record_error(letter: Json) -> ModalbatchError:
+    error, position = letter["error"], letter["position"]
+    return FenceError(
+        f"{letter['uri']}: record {position['ordinal']}: {error['type']}: {error['message']}",
+        hint="`on_error: fail` stops at the first failed record; `on_error: dead_letter` sets it aside",
+    )
