@@ -7,8 +7,8 @@ import sys
 import click
 
 from modalbatch.cli import json_option, print_json
-from modalbatch.cli.operand import find_target, opened
-from modalbatch.cli.status import choose_run
+from modalbatch.cli.operand import find_target
+from modalbatch.cli.status import choose_run, opened_for_runs
 
 
 @click.command("cancel")
@@ -22,7 +22,7 @@ def command(operand: str | None, as_json: bool) -> None:
     from modalbatch.driver.runs import ask_to_stop
 
     found = find_target(operand)
-    with opened(found) as sink:
+    with opened_for_runs(found) as sink:
         run = choose_run(found, sink, operand)
         is_over = run["end"] is not None
         if not is_over:

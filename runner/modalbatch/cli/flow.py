@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from modalbatch.cli.operand import RunNote, Target, run_notes, shown
@@ -24,14 +25,15 @@ from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import judge
 from modalbatch.engines.process import Interrupts
 from modalbatch.engines.session import Session
+from modalbatch.engines.staging import Mirror, is_local, refuse_mirror, sink_roots, stage
 from modalbatch.errors import BusyError, ModalbatchError, UsageError
 from modalbatch.records import Json, Manifest
 from modalbatch.report import text
 from modalbatch.report.console import Console
 from modalbatch.report.plan import plan_lines
-from modalbatch.sinks import live_parts
+from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
-from modalbatch.sources import open_source
+from modalbatch.sources import Source, open_source
 
 #: Seconds that a local run has to finish what is running, after Ctrl-C.
 DRAIN_S = 10.0
@@ -84,7 +86,11 @@ class Flow:
         self._console = console
         self._job = target.job
         self._sink_label = shown(target.sink_uri)
-        self._sink: ObjectSink = target.open_sink()
+        is_away = session.kind == "modal" and is_local(target.job.sink.uri)
+        #: Where this machine finds source and sink.
+        self._roots = {**target.roots, **(sink_roots(target.job) if is_away else {})}
+        self._sink: ObjectSink = open_sink(target.job, self._roots)
+        self._mirror = Mirror(Path(target.sink_uri), self._sink) if is_away else None
         self._is_opened = False
         self._notes: set[str] = set()
         console.n_containers = session.n_containers(target.job)
@@ -95,6 +101,10 @@ class Flow:
         """Do what is missing; the exit code."""
         self._console.say(self._session.header(self._job, self._sink_label))
         self._tell_notes()
+        if self._mirror:
+            self._mirror.check()
+        elif is_local(self._job.sink.uri):
+            refuse_mirror(Path(self._target.sink_uri))
         active = None if self._wish.force else self._active()
         if active is not None:
             return self._join(active)
@@ -116,6 +126,10 @@ class Flow:
             environment = self._session.environment
             self._client.send(do="open", app=self._app, environment=environment, detach=self._session.kind == "modal")
         self._is_opened = True
+
+    def _source(self) -> Source:
+        identities = str(self._target.state_path / "identities.db")
+        return open_source(self._job, self._roots, identity_cache=identities, manifest_parts=live_parts)
 
     def _plan(self, *, keep: bool) -> Json:
         target, wish = self._target, self._wish
@@ -168,6 +182,7 @@ class Flow:
         judged = judge(self._job, manifest.counts, is_final=True)
         if judged.code == 0 and (sink.success() or {}).get("manifest") != manifest.number:
             sink.mark_success(manifest)
+        self._fetch()
         live = manifest.counts
         lines = [text.live_line(manifest, self._sink_label)]
         lines += text.next_lines(live.dead, self._sink_label)[: 1 if live.dead else 0]
@@ -231,7 +246,7 @@ class Flow:
         target, session, wish = self._target, self._session, self._wish
         request = runs.Request(
             run_id=new_run_id(),
-            roots=dict(target.roots),
+            roots=self._stage() if session.kind == "modal" else dict(target.roots),
             engine=session.facts,
             containers=session.n_containers(self._job),
             keep=keep,
@@ -253,6 +268,26 @@ class Flow:
         self._note.write(target.state_path)
         self._client.send(do="drive", request=asdict(request), leave=wish.detach, **self._common())
         return self._follow(request.run_id, is_ours=True)
+
+    def _stage(self) -> dict[str, str]:
+        """Roots for containers on Modal, where nothing of this machine is."""
+        roots = sink_roots(self._job)
+        if any(is_local(uri) for uri in self._job.source.uris):
+            inputs = (item for item in self._source().inputs() if is_local(item.uri))
+            staged = stage(self._job, inputs, self._roots)
+            roots |= staged.roots
+            facts = {"files": staged.n_files, "uploaded": staged.n_uploaded, "bytes": staged.uploaded_bytes}
+            size = text.quantity(staged.uploaded_bytes)
+            line = f"staged: {text.count(staged.n_files, 'local file')}, {staged.n_uploaded:,} uploaded, {size}"
+            self._console.event({"event": "staged", **facts}, [line])
+        return roots
+
+    def _fetch(self) -> None:
+        """Bring results to the local folder that stands for the sink."""
+        if self._mirror:
+            n_files, n_bytes = self._mirror.fetch()
+            line = f"fetched: {text.count(n_files, 'file')}, {text.quantity(n_bytes)} into {self._sink_label}"
+            self._console.event({"event": "fetched", "files": n_files, "bytes": n_bytes}, [line] if n_files else [])
 
     def _follow(self, run_id: str, *, is_ours: bool) -> int:
         self.result["run_id"] = run_id
@@ -323,6 +358,8 @@ class Flow:
         self._console.close()
         code: int = outcome["exit_code"]
         manifest = self._newest() if outcome["status"] == "done" else None
+        if manifest:
+            self._fetch()
         lines = text.outcome_lines(outcome, manifest, self._sink_label)
         error = outcome["error"]
         if outcome["status"] == "done":

@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 
 from modalbatch.cli import json_option
-from modalbatch.cli.operand import find_target, opened
-from modalbatch.cli.status import choose_run
+from modalbatch.cli.operand import find_target
+from modalbatch.cli.status import choose_run, opened_for_runs
 from modalbatch.errors import UsageError
 from modalbatch.records import Json
 
@@ -27,7 +27,7 @@ from modalbatch.records import Json
 def command(operand: str | None, as_json: bool) -> int:
     """Print what the containers of RUN printed (a run, a job, a spec or a sink; default: the last run here)."""
     found = find_target(operand)
-    with opened(found) as sink:
+    with opened_for_runs(found) as sink:
         run = choose_run(found, sink, operand)
     app_id = run["engine"].get("app_id")
     if not app_id:

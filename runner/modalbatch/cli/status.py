@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from modalbatch.cli import json_option, print_json
-from modalbatch.cli.operand import Found, Target, find_target, opened, shown
+from modalbatch.cli.operand import Found, Target, find_target, opened, reach, shown
 from modalbatch.errors import UsageError
 from modalbatch.records import Json
 
@@ -29,7 +30,7 @@ def command(operand: str | None, follow: bool, as_json: bool) -> int:
     from modalbatch.cli.runs import local_engine, run_state
 
     found = find_target(operand)
-    with opened(found) as sink:
+    with opened_for_runs(found) as sink:
         run = choose_run(found, sink, operand)
         state = run_state(run, local_engine(found.state_path))
         is_over = state not in ("running", "open")
@@ -41,6 +42,22 @@ def command(operand: str | None, follow: bool, as_json: bool) -> int:
         else:
             sys.stdout.write("\n".join(_lines(run, state, progress, shown(found.sink_uri))) + "\n")
     return 0
+
+
+@contextmanager
+def opened_for_runs(found: Found) -> Iterator[ObjectSink]:
+    """The sink that knows the runs: of a run on Modal whose local sink is a mirror, the one on the Volume."""
+    from modalbatch.engines.staging import is_local, sink_roots
+    from modalbatch.sinks import open_sink
+
+    note = found.note
+    is_away = note is not None and note.engine.get("kind") == "modal" and is_local(note.sink)
+    if is_away and isinstance(found, Target):
+        with reach(found, engine="modal"):
+            yield open_sink(found.job, {**found.roots, **sink_roots(found.job)})
+    else:
+        with opened(found) as sink:
+            yield sink
 
 
 def choose_run(found: Found, sink: ObjectSink, operand: str | None) -> Json:
