@@ -256,6 +256,7 @@ class TestCompressed:
             ("a.jsonl", gzip.compress(b"1"), "`a.jsonl` holds gzip data, expected plain data", "gz"),
             ("a.jsonl", open_compressor("zst")(b"1"), "`a.jsonl` holds zstd data, expected plain data", "zst"),
         ],
+        ids=["plain-as-gz", "gz-as-zst", "gz-as-plain", "zst-as-plain"],
     )
     def test_a_name_that_says_otherwise(self, tmp_path: Path, name: str, data: bytes, message: str, hint: str) -> None:
         write(tmp_path, **{name: data})
