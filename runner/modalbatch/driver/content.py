@@ -13,6 +13,8 @@ from modalbatch.records import Part
 from modalbatch.stores import Store
 
 _BLOCK_BYTES = 1 << 20
+#: Every read makes a buffer: for a small part a block costs more than the part.
+_SMALL_BYTES = 16 << 10
 
 
 def check_content(store: Store, part: Part) -> Finding | None:
@@ -23,8 +25,9 @@ def check_content(store: Store, part: Part) -> Finding | None:
         return Finding("missing", part.name, f"{part.records} records, {part.bytes} bytes")
     with raw:
         hashed = _Hashed(raw)
-        n_records, damage = _count_records(hashed, part.name)
-        while hashed.read(_BLOCK_BYTES):  # what a decompressor that stopped early left
+        block_bytes = min(_BLOCK_BYTES, max(_SMALL_BYTES, part.bytes + 1))
+        n_records, damage = _count_records(hashed, part.name, block_bytes)
+        while hashed.read(block_bytes):  # what a decompressor that stopped early left
             pass
     if hashed.sha.hexdigest() != part.sha256:
         return Finding("altered", part.name, "its content is not what its receipt says")
@@ -35,12 +38,12 @@ def check_content(store: Store, part: Part) -> Finding | None:
     return None
 
 
-def _count_records(stream: _Hashed, name: str) -> tuple[int, str]:
+def _count_records(stream: _Hashed, name: str, block_bytes: int) -> tuple[int, str]:
     """Lines of a part, and what is wrong with its compression."""
     n_records, last = 0, b"\n"
     try:
         plain = open_decompressor(cast("BinaryIO", stream), infer_compression(name), name)
-        while block := plain.read(_BLOCK_BYTES):
+        while block := plain.read(block_bytes):
             n_records += block.count(b"\n")
             last = block
     except CorruptInputError as error:

@@ -45,8 +45,10 @@ class PinnedFile(FileIO):
 
     def readall(self) -> bytes:
         """All bytes that are left of the range."""
-        blocks = []
-        while block := self.read(_BLOCK_BYTES):
+        # A byte more than there should be; a buffer of a whole block costs more than reading a small file.
+        left = os.fstat(self.fileno()).st_size - self.tell() + 1
+        size, blocks = max(1, min(_BLOCK_BYTES, left)), []
+        while block := self.read(size):
             blocks.append(block)
         return b"".join(blocks)
 
