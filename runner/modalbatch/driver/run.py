@@ -33,7 +33,7 @@ from modalbatch.driver.rule import cut_job, is_to_be_measured, measure, rule_byt
 from modalbatch.driver.settle import Settlement
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
-from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError
+from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Json, Manifest, Split, Unit, encode
 from modalbatch.sinks import live_parts, open_sink
@@ -99,6 +99,8 @@ class Run:
         self._cut_job = job
         self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id)
         self.epoch = 0
+        #: Splits whose attempts may outlive this driver.
+        self._n_abandoned = 0
         #: The one thread for listing, index and control objects; another pool for receipts.
         self._thread = executor(1, "modalbatch-index")
         self._readers = executor(8, "modalbatch-receipts")
@@ -289,12 +291,19 @@ class Run:
 
     async def _consume(self, feed: Feed) -> None:
         pending: set[asyncio.Task[None]] = set()
-        async for answer in self._map(feed.__aiter__(), order_outputs=False, return_exceptions=True):
-            task = asyncio.create_task(self._settlement.settle(feed, self._index, answer))
-            pending.add(task)
-            task.add_done_callback(pending.discard)
-        if pending:
-            await asyncio.gather(*pending)
+        try:
+            async for answer in self._map(feed.__aiter__(), order_outputs=False, return_exceptions=True):
+                task = asyncio.create_task(self._settlement.settle(feed, self._index, answer))
+                pending.add(task)
+                task.add_done_callback(pending.discard)
+        except Exception as error:  # of the map itself, not of a split: the engine or the way to it is gone
+            feed.stop()
+            self._n_abandoned = feed.n_out
+            message = f"the engine does not answer any more: {type(error).__name__}: {error}"
+            raise UnavailableError(message, hint="apply again: what is done stays done") from error
+        finally:
+            if pending:
+                await asyncio.gather(*pending)
 
     async def _look(self, feed: Feed) -> None:
         """Every second: has somebody asked to stop, or another driver taken over? Twice a second: tell the progress."""
@@ -354,7 +363,7 @@ class Run:
         if self.epoch:
             try:
                 self.ledger.flush()
-                runs.end(self.sink, self.request.run_id, outcome)
+                runs.end(self.sink, self.request.run_id, self.epoch, {**outcome, "out": self._n_abandoned})
             except ModalbatchError:
                 return
 

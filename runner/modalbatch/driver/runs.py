@@ -107,9 +107,12 @@ def is_stopping(sink: ObjectSink, run_id: str) -> bool:
     return sink.store.stat(run_object(run_id, STOP)) is not None
 
 
-def end(sink: ObjectSink, run_id: str, outcome: Mapping[str, Any]) -> None:
-    """Note how the run ended."""
-    sink.store.replace(run_object(run_id, END), encode({"format": SINK_FORMAT, **outcome}).encode())
+def end(sink: ObjectSink, run_id: str, epoch: int, outcome: Mapping[str, Any]) -> None:
+    """Note how the run ended for the driver of this epoch; only that of the newest one says how the run did."""
+    if newest_epoch(sink, run_id) > epoch:
+        return
+    data = {"format": SINK_FORMAT, "epoch": epoch, **outcome}
+    sink.store.replace(run_object(run_id, END), encode(data).encode())
     sink.store.commit()
 
 
@@ -125,7 +128,12 @@ def list_runs(sink: ObjectSink) -> Iterator[Json]:
 def read_run(sink: ObjectSink, run_id: str) -> Json | None:
     """One run, as `list_runs` gives it; None when the sink does not know it."""
     begun = _read(sink, run_object(run_id, REQUEST))
-    return None if begun is None else {**begun, "end": _read(sink, run_object(run_id, END))}
+    if begun is None:
+        return None
+    ended = _read(sink, run_object(run_id, END))
+    if ended and newest_epoch(sink, run_id) > ended.get("epoch", 0):
+        ended = None  # another driver goes on, or died
+    return {**begun, "end": ended}
 
 
 def none_is_running(sink: ObjectSink, home: str, engine_id: str | None, *, run_id: str = "", epoch: int = 1) -> bool:
@@ -137,13 +145,14 @@ def none_is_running(sink: ObjectSink, home: str, engine_id: str | None, *, run_i
     """
     for run in list_runs(sink):
         engine = run["engine"]
+        has_ended = run["end"] is not None and not run["end"].get("out")
         if run["run_id"] == run_id:
             if epoch > 1:
                 return False
         elif engine.get("kind") != "local" or engine.get("home") != home:
-            if run["end"] is None:
+            if not has_ended:
                 return False
-        elif engine.get("id") == engine_id and run["end"] is None:
+        elif engine.get("id") == engine_id and not has_ended:
             return False
     return True
 

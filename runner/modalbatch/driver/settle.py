@@ -13,7 +13,7 @@ from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
 from modalbatch.driver.verdict import judge
-from modalbatch.errors import FenceError, ModalbatchError, UnavailableError
+from modalbatch.errors import FenceError, InternalError, ModalbatchError, UnavailableError
 from modalbatch.job import Job
 from modalbatch.records import Counts, Json, Receipt, Split
 from modalbatch.sinks.objects import ObjectSink
@@ -54,10 +54,15 @@ class Settlement:
                 await self._settle_answer(feed, index, json.loads(answer))
         except ModalbatchError as error:
             self.stop(feed, error)
+        except Exception as error:  # in a task nobody would hear of it
+            self.stop(feed, InternalError(f"{type(error).__name__}: {error}"))
         finally:
             feed.settled()
-            if self._ledger.is_due():
+        if self._ledger.is_due():
+            try:
                 await self._off(self._ledger.flush)
+            except ModalbatchError as error:  # the story is lost, the run need not be
+                self._ledger.add("ledger_failed", error=error.message)
 
     def stop(self, feed: Feed, error: ModalbatchError) -> None:
         """End the run early; the first reason counts."""
