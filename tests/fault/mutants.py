@@ -121,11 +121,6 @@ def manifests_overwrite() -> AbstractContextManager[None]:
     return _changed((ObjectSink, "publish", write))
 
 
-def done_without_parts() -> AbstractContextManager[None]:
-    """A receipt counts, whether its parts are there or not."""
-    return _changed((index.Index, "has_parts", lambda self, receipt: True))
-
-
 def retired_counts_as_done() -> AbstractContextManager[None]:
     """Planning believes receipts that the newest manifest has retired."""
     newest = ObjectSink.newest
@@ -164,10 +159,7 @@ MUTANTS: dict[str, Mutant] = {
     "orphans_by_age_alone": orphans_by_age_alone,
     "orphans_of_any_age": orphans_of_any_age,
     "manifests_overwrite": manifests_overwrite,
-    "done_without_parts": done_without_parts,
     "retired_counts_as_done": retired_counts_as_done,
     "platform_never_kills": platform_never_kills,
     "ended_runs_still_run": ended_runs_still_run,
 }
-#: Those that only show where somebody else deletes parts.
-KINDS = {"done_without_parts": "vandalised"}

@@ -98,7 +98,7 @@ class ActorStore(MemoryStore):
         if getcurrent() is self.actor.greenlet and self.world.strikes():
             raise UnavailableError(f"cannot {verb} `{name}`")
         if verb == "replace" and not name.endswith(REPLACEABLE):
-            raise Violation(f"I1: `{name}` is written again")
+            raise self.world.violation(f"I1: `{name}` is written again")
         if verb == "delete":
             self.world.check_delete(name, self.actor)
 
@@ -190,6 +190,7 @@ class World:
         self.n_runs = self.n_attempts = 0
         self.fault_rate = self.rng.choice([0.0, 0.0, 0.01])
         self.is_vandalised = is_vandalised
+        self.violations: list[Violation] = []
         #: Objects that somebody else deleted.
         self.vandalised: set[str] = set()
         #: Of the newest manifest: object names, unit of each input.
@@ -200,6 +201,11 @@ class World:
         self.retired: set[str] = set()
         for name, data in FOREIGN.items():
             self.memory.put(name, data)
+
+    def violation(self, message: str) -> Violation:
+        """Note it: the code under test may catch what is raised here."""
+        self.violations.append(Violation(message))
+        return self.violations[0]
 
     # -- jobs
 
@@ -424,44 +430,44 @@ class World:
             last = self.apply(version, is_quiet=True)
             while not last.is_dead:
                 if not self.step():
-                    raise Violation("I11: the last apply waits for ever")
+                    raise self.violation("I11: the last apply waits for ever")
             if last.outcome is None or last.outcome["exit_code"] != 0:
-                raise Violation(f"I11: the last apply ends with {last.outcome}")
+                raise self.violation(f"I11: the last apply ends with {last.outcome}")
         if self.n_attempts != before:
-            raise Violation("I11: the second of two quiet applies runs something again")
+            raise self.violation("I11: the second of two quiet applies runs something again")
         self._check_end(last)
 
     # -- what must hold
 
     def check_delete(self, name: str, actor: Actor) -> None:
         if name in self.live_objects and name not in self.vandalised:
-            raise Violation(f"I9: {actor.kind} deletes `{name}`, which manifest {self.newest} lists")
+            raise self.violation(f"I9: {actor.kind} deletes `{name}`, which manifest {self.newest} lists")
         if name in FOREIGN:
-            raise Violation(f"I9: `{name}` is not ours")
+            raise self.violation(f"I9: `{name}` is not ours")
         for other in self.actors:
             if other is not actor and not other.is_dead and other.attempt and f"-{other.attempt[:8]}." in name:
-                raise Violation(f"I9: {actor.kind} deletes `{name}` of a running attempt")
+                raise self.violation(f"I9: {actor.kind} deletes `{name}` of a running attempt")
 
     def check_manifest(self, name: str, writer: Actor) -> None:
         objects = self.memory.objects
         manifest = Manifest.from_bytes(objects[name].data)
         if manifest.number != self.newest + 1:
-            raise Violation(f"I8: manifest {manifest.number} after {self.newest}")
+            raise self.violation(f"I8: manifest {manifest.number} after {self.newest}")
         sink = ObjectSink(MemoryStore(self.memory, self.spool_dir))
         live = dict(sink.live(manifest))
         named: list[str] = []
         covered: dict[str, str] = {}
         for receipt_name, receipt in live.items():
             if receipt_name in self.retired:
-                raise Violation(f"`{receipt_name}` is live again after it was retired")
+                raise self.violation(f"`{receipt_name}` is live again after it was retired")
             self._check_receipt(receipt_name, receipt)
             named += [part.name for part in receipt.parts + receipt.dead]
             for unit in receipt.units:
                 if unit.uri in covered:
-                    raise Violation(f"I5: manifest {manifest.number} has input `{unit.uri}` twice")
+                    raise self.violation(f"I5: manifest {manifest.number} has input `{unit.uri}` twice")
                 covered[unit.uri] = unit.id
         if len(named) != len(set(named)):
-            raise Violation("I4: a part is in two receipts")
+            raise self.violation("I4: a part is in two receipts")
         self._check_cover(manifest, covered, writer)
         self.newest, self.live = manifest.number, live
         self.live_objects = {*live, *named}
@@ -472,45 +478,45 @@ class World:
         if stored is None and name in self.vandalised:
             return
         if stored is None or Receipt.from_json(json.loads(stored.data)) != receipt:
-            raise Violation(f"I2: `{name}` is live and gone or altered")
+            raise self.violation(f"I2: `{name}` is live and gone or altered")
         for part in receipt.parts + receipt.dead:
             stored = self.memory.objects.get(part.name)
             if stored is None and part.name in self.vandalised:
                 continue
             if stored is None or hashlib.sha256(stored.data).hexdigest() != part.sha256:
-                raise Violation(f"I2: `{part.name}` is live and gone or altered")
+                raise self.violation(f"I2: `{part.name}` is live and gone or altered")
             for line in stored.data.splitlines():
                 if json.loads(line) != {"attempt": receipt.attempt, "units": [unit.id for unit in receipt.units]}:
-                    raise Violation(f"I7: `{part.name}` is not of its receipt's attempt")
+                    raise self.violation(f"I7: `{part.name}` is not of its receipt's attempt")
 
     def _check_cover(self, manifest: Manifest, covered: dict[str, str], writer: Actor) -> None:
         wanted = {unit.uri: unit.id for unit in writer.wanted.values()}
         for uri, unit_id in wanted.items():
             if covered.get(uri) != unit_id:
-                raise Violation(f"I5: manifest {manifest.number} lacks `{uri}`")
+                raise self.violation(f"I5: manifest {manifest.number} lacks `{uri}`")
         before = {unit.uri: unit.id for receipt in self.live.values() for unit in receipt.units}
         for uri, unit_id in covered.items():
             if uri in wanted:
                 continue
             if self.on_removed == "drop":
-                raise Violation(f"I5: manifest {manifest.number} keeps `{uri}`, which is gone")
+                raise self.violation(f"I5: manifest {manifest.number} keeps `{uri}`, which is gone")
             if before.get(uri) != unit_id:
-                raise Violation(f"I5: manifest {manifest.number} lists `{uri}`, which is gone and was never live")
+                raise self.violation(f"I5: manifest {manifest.number} lists `{uri}`, which is gone and was never live")
 
     def _check_end(self, last: Actor) -> None:
         objects = self.memory.objects
         for name in sorted(objects):
             is_object = is_ours(name) or bool(parse_receipt_name(name))
             if is_object and name not in self.live_objects:
-                raise Violation(f"`{name}` is left over after two quiet applies")
+                raise self.violation(f"`{name}` is left over after two quiet applies")
         for name in self.live_objects - self.vandalised:
             if name not in objects:
-                raise Violation(f"I2: `{name}` is gone at the end")
+                raise self.violation(f"I2: `{name}` is gone at the end")
         if not all(objects[name].data == data for name, data in FOREIGN.items()):
-            raise Violation("I9: foreign data changed")
+            raise self.violation("I9: foreign data changed")
         success = ObjectSink(MemoryStore(self.memory, self.spool_dir)).success()
         if success is None or success["manifest"] != self.newest:
-            raise Violation(f"I14: _SUCCESS says {success}, the newest manifest is {self.newest}")
+            raise self.violation(f"I14: _SUCCESS says {success}, the newest manifest is {self.newest}")
 
 
 async def _settled(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -531,4 +537,6 @@ def simulate(seed: int, spool_dir: Path, *, is_vandalised: bool = False) -> Worl
     finally:
         for actor in world.actors:
             actor.kill()
+    if world.violations:
+        raise world.violations[0]
     return world

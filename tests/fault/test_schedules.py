@@ -45,10 +45,9 @@ def _chunk(task: tuple[str, int, int]) -> list[str]:
     return [failed for seed in range(start, start + n_schedules) if (failed := failure_of(kind, seed))]
 
 
-def _first_failure(task: tuple[str, str]) -> str | None:
-    name, kind = task
+def _first_failure(name: str) -> str | None:
     with mutants.MUTANTS[name]():
-        return next((failed for seed in range(MUTANT_SCHEDULES) if (failed := failure_of(kind, seed))), None)
+        return next((failed for seed in range(MUTANT_SCHEDULES) if (failed := failure_of("plain", seed))), None)
 
 
 @pytest.mark.parametrize("kind", ["plain", "vandalised"])
@@ -65,7 +64,7 @@ def test_no_schedule_breaks_an_invariant(kind: str) -> None:
 
 @pytest.mark.parametrize("name", list(mutants.MUTANTS))
 def test_a_broken_protocol_is_caught(name: str) -> None:
-    assert _first_failure((name, mutants.KINDS.get(name, "plain"))), f"{name} survived {MUTANT_SCHEDULES} schedules"
+    assert _first_failure(name), f"{name} survived {MUTANT_SCHEDULES} schedules"
 
 
 if __name__ == "__main__":
