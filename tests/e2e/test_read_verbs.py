@@ -88,6 +88,30 @@ def test_rm_and_from_the_start(modalbatch, applied):
     assert (applied / "mine.txt").read_text() == "x"
 
 
+ASK = """
+import importlib, json, os, sys
+
+sys.path.insert(0, os.getcwd())
+app = importlib.import_module("squares_app")
+with app.app.run():
+    for verb in sys.argv[1:]:
+        print(app.inspect.remote(json.dumps({"verb": verb, "run_id": "", "roots": {"": os.getcwd() + "/"}})))
+"""
+
+
+def test_next_to_the_data(modalbatch, applied, work):
+    """The app's own `inspect`, in a container, says what the command says."""
+    assert modalbatch("compile", "squares.yaml", "-o", "squares_app.py").code == 0
+    (work / "ask.py").write_text(ASK)
+    asked = modalbatch("local", "--", str(BIN / "python"), "ask.py", "plan", "ls", "verify")
+    assert asked.code == 0, asked.err
+    plan, parts, proof = map(json.loads, asked.out.splitlines())
+    here = modalbatch("plan", "squares.yaml", "--json").json
+    assert plan == {key: value for key, value in here.items() if key not in ("ok", "engine")}
+    assert [part["uri"] for part in parts["parts"]] == [str(work / path) for path in modalbatch("ls").out.split()]
+    assert proof == modalbatch("verify", "--json").json
+
+
 def test_a_sink_on_a_volume(modalbatch, squares, work):
     spec = work / "squares.yaml"
     spec.write_text(spec.read_text().replace("sink: out/", "sink: volume://squares-out/here/"))
