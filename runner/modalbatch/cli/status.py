@@ -13,7 +13,7 @@ import click
 
 from modalbatch.cli import json_option, print_json
 from modalbatch.cli.operand import Found, Target, find_target, opened, reach, shown
-from modalbatch.errors import UsageError
+from modalbatch.errors import UnavailableError, UsageError
 from modalbatch.records import Json
 
 if TYPE_CHECKING:
@@ -36,12 +36,18 @@ def command(operand: str | None, follow: bool, as_json: bool) -> int:
         is_over = state not in ("running", "open")
         if follow and not is_over:
             return _follow(found, run, as_json=as_json)
+        code = _code(run) if follow else 0
         progress = None if is_over else _progress(found, run)
         if as_json:
-            print_json({"ok": True, "state": state, **run, "progress": progress})
+            print_json({"ok": code == 0, "state": state, **run, "progress": progress})
         else:
             sys.stdout.write("\n".join(_lines(run, state, progress, shown(found.sink_uri))) + "\n")
-    return 0
+    return code
+
+
+def _code(run: Json) -> int:
+    """The exit code of a run that is over."""
+    return int(run["end"]["exit_code"]) if run["end"] else UnavailableError.exit_code
 
 
 @contextmanager

@@ -5,13 +5,15 @@ Owns the order: the option, `MODALBATCH_ENGINE`, Modal when its client has a tok
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from modalbatch.errors import UsageError
+from modalbatch.errors import UnavailableError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib as toml
@@ -19,6 +21,9 @@ else:
     import toml
 
 ENGINES = ("local", "modal")
+_SERVER_URL = "https://api.modal.com"
+#: Seconds for one look whether Modal is there.
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,8 @@ class Choice:
     workspace: str = ""
     #: The environment that the profile or `MODAL_ENVIRONMENT` names.
     environment: str = ""
+    #: Where Modal's client would connect to.
+    server_url: str = ""
 
 
 def choose_engine(given: str | None, environ: Mapping[str, str]) -> Choice:
@@ -55,7 +62,31 @@ def choose_engine(given: str | None, environ: Mapping[str, str]) -> Choice:
         return Choice(kind="local")
     environment = environ.get("MODAL_ENVIRONMENT") or str(settings.get("environment") or "")
     workspace = "" if environ.get("MODAL_TOKEN_ID") else profile
-    return Choice(kind="modal", workspace=workspace, environment=environment)
+    server_url = environ.get("MODAL_SERVER_URL") or str(settings.get("server_url") or _SERVER_URL)
+    return Choice(kind="modal", workspace=workspace, environment=environment, server_url=server_url)
+
+
+def check_reachable(choice: Choice, environ: Mapping[str, str]) -> None:
+    """Whether anybody listens where Modal should: its own client tries for a minute before it says so.
+
+    Raises:
+        UnavailableError: nobody does.
+    """
+    parts = urlsplit(choice.server_url)
+    if any(environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return  # the client knows its way, we do not
+    try:
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(parts.path)
+        else:
+            port = parts.port or (80 if parts.scheme == "http" else 443)
+            socket.create_connection((parts.hostname or "", port), _CONNECT_S).close()
+    except OSError as error:
+        raise UnavailableError(
+            f"Modal cannot be reached at {parts.hostname or parts.path}: {error.strerror or error}",
+            hint="check the network, then apply again; or run on this machine: --engine local",
+        ) from error
 
 
 def _has(environ: Mapping[str, str], settings: Mapping[str, Any], name: str) -> bool:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modalbatch.engines.choose import Choice
+from modalbatch.engines.choose import Choice, check_reachable
 from modalbatch.engines.local import LocalEngine
 from modalbatch.job import Job
 
@@ -65,6 +65,7 @@ def open_session(choice: Choice, state: Path, *, containers: int | None, environ
                 engine=engine,
             )
         return
+    check_reachable(choice, os.environ)
     yield modal_session(choice, containers=containers, environment=environment)
 
 
