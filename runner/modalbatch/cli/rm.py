@@ -14,8 +14,9 @@ import click
 
 from modalbatch.cli import json_option, print_json
 from modalbatch.cli.operand import Found, Target, find_target, opened, shown
+from modalbatch.cli.runs import local_engine, run_state
 from modalbatch.driver.runs import list_runs
-from modalbatch.errors import UsageError
+from modalbatch.errors import BusyError, UsageError
 from modalbatch.records import CONTROL, Json
 from modalbatch.report.text import count, quantity
 from modalbatch.sinks.objects import ObjectSink
@@ -43,14 +44,15 @@ def _all(found: Found, sink: ObjectSink, yes: bool, as_json: bool) -> int:
     from modalbatch.driver.inventory import delete_all, take_inventory
 
     place, held = shown(found.sink_uri), take_inventory(sink)
-    open_runs = [str(run["run_id"]) for run in list_runs(sink) if not run["end"]]
+    open_runs = [run for run in list_runs(sink) if not run["end"]]
+    _refuse_running(found, open_runs)
     if not as_json:
         parts = count(held.n_objects["parts"], "part")
         sys.stderr.write(f"{place}: {count(held.n_ours, 'object')}, {quantity(held.n_bytes)}, {parts} among them\n")
         if held.n_foreign:
             sys.stderr.write(f"{count(held.n_foreign, 'object')} of others in there will stay\n")
         if open_runs:
-            sys.stderr.write(f"the run `{open_runs[-1]}` has not ended: if it still runs, cancel it first\n")
+            sys.stderr.write(f"the run `{open_runs[-1]['run_id']}` has not ended: if it still runs, cancel it first\n")
     _confirm(f"delete {count(held.n_ours, 'object')} of `{place}`?", yes, as_json)
     n_deleted = delete_all(sink)
     if "://" not in found.sink_uri:
@@ -59,6 +61,14 @@ def _all(found: Found, sink: ObjectSink, yes: bool, as_json: bool) -> int:
     facts = {"deleted": n_deleted, "bytes": held.n_bytes, "foreign": held.n_foreign}
     _tell(facts, f"deleted {count(n_deleted, 'object')}, {quantity(held.n_bytes)}", as_json)
     return 0
+
+
+def _refuse_running(found: Found, open_runs: list[Json]) -> None:
+    """Raise for a run that is known to go on: it would write into what is being deleted."""
+    here = local_engine(found.state_path)
+    running = next((run["run_id"] for run in open_runs if run_state(run, here) == "running"), None)
+    if running:
+        raise BusyError(f"the run `{running}` is active; nothing was deleted", hint=f"modalbatch cancel {running}")
 
 
 def _orphans(found: Found, sink: ObjectSink, yes: bool, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -84,6 +85,26 @@ def test_every_file_of_a_run_has_a_kind(made: Sample) -> None:
 def test_a_run_that_has_not_ended_is_told(made: Sample, modalbatch) -> None:
     (made.out / "_modalbatch/runs/run-1/end.json").unlink()
     assert "the run `run-1` has not ended: if it still runs, cancel it first\n" in modalbatch("rm", "out").err
+
+
+def test_a_run_that_goes_on_is_refused(made: Sample, modalbatch) -> None:
+    made.write("a.jsonl", 2)
+    made.run("second", engine={"kind": "local", "id": "e1", "home": "h1"})
+    (made.out / "_modalbatch/runs/second/end.json").unlink()
+    state = made.folder / ".modalbatch"
+    state.mkdir(exist_ok=True)
+    (state / "home_id").write_text("h1\n")
+    (state / "engine.json").write_text('{"engine_id": "e1"}')
+    before = files(made.out)
+    with (state / "engine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert modalbatch("rm", "out", "--yes") == (
+            75,
+            "",
+            "error: the run `second` is active; nothing was deleted\nhint: modalbatch cancel second\n",
+        )
+    assert files(made.out) == before
+    assert modalbatch("rm", "out", "--yes").code == 0
 
 
 def test_orphans(made: Sample, modalbatch) -> None:
