@@ -300,10 +300,10 @@ class _Verifier:
             "SELECT uri, start, end, receipt FROM (SELECT *, lag(end) OVER "
             "(PARTITION BY uri, identity ORDER BY start, end) AS before FROM unit) WHERE before > start"
         )
-        for uri, start, end, receipt in overlaps.fetchall():
+        for uri, start, end, receipt in overlaps:
             self._problem("duplicated", receipt, f"another split covers some of `{uri}` {start}-{end}, too")
         twice = self._db.execute("SELECT uri, max(receipt) FROM unit GROUP BY uri HAVING count(DISTINCT identity) > 1")
-        for uri, receipt in twice.fetchall():
+        for uri, receipt in twice:
             self._problem("duplicated", receipt, f"two states of `{uri}` are live")
 
     def _check_success(self, manifest: Manifest, runs: list[Json]) -> bool:
@@ -328,9 +328,9 @@ class _Verifier:
         return False
 
     def _find_orphans(self) -> None:
-        for (name,) in self._db.execute("SELECT name FROM object WHERE NOT live ORDER BY name").fetchall():
-            if self._db.execute("SELECT 1 FROM named WHERE name = ?", (name,)).fetchone() is None:
-                self._extra("orphan", name, "the manifest does not list it")
+        rows = "SELECT name FROM object WHERE NOT live AND name NOT IN (SELECT name FROM named) ORDER BY name"
+        for (name,) in self._db.execute(rows):
+            self._extra("orphan", name, "the manifest does not list it")
 
     def _check_source(self, source: Source) -> None:
         for unit in source.units():
