@@ -173,6 +173,8 @@ def find_target(operand: str | None, cwd: Path | None = None) -> Found:
     spec = _spec_named(operand, here)
     if spec:
         return load_target(spec)
+    if "/" in operand:
+        raise UsageError(f"there is no file or folder `{operand}`", hint="name a spec, a sink, a job or a run")
     known = list(dict.fromkeys([note.name for note in notes] + [note.run_id for note in notes] + _spec_files(here)))
     names = list(dict.fromkeys(note.name for note in reversed(notes)))[:5]
     hint = meant(operand, known) or (
