@@ -68,7 +68,8 @@ class Command:
 
     def _popen(self, program: str, args: tuple[str, ...], environ: dict[str, str]) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        variables = {**os.environ, "MODALBATCH_HOME": str(self.home), **self.environ, **environ}
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+        variables = {**os.environ, "PATH": path, "MODALBATCH_HOME": str(self.home), **self.environ, **environ}
         command = [str(BIN / program), *args]
         return subprocess.Popen(command, cwd=self.cwd, env=variables, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
 
