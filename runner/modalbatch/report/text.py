@@ -43,7 +43,7 @@ def progress_line(progress: Json, rate: float | None, left_s: float | None) -> s
     words = [f"{progress['phase']}: {splits['done']:,}{of} splits", count(counts["in"], "record")]
     if rate:
         words.append(f"{rate:,.0f} records/s")
-    words += [f"{n:,} {what}" for what, n in (("dead", counts["dead"]), ("splits failed", splits["failed"])) if n]
+    words += [f"{n:,} {what}" for what, n in (("dead", counts["dead"]), ("failed splits", splits["failed"])) if n]
     if left_s is not None:
         words.append(f"about {duration(left_s)} left")
     return ", ".join(words)
