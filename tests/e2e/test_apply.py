@@ -131,3 +131,15 @@ def test_a_class_with_batches(modalbatch, example, work):
         file.write("retries: 0\n")
     done = modalbatch("apply", str(spec), "--json")
     assert (done.code, done.json["counts"]["in"], done.json["counts"]["dead"]) == (1, 200, 1)
+
+
+PROBE = """\
+import sys
+from modalbatch.cli import main
+code = main(["apply", "squares.yaml"])
+print(code, sorted({"modal", "rich", "boto3", "pyarrow"} & set(sys.modules)))
+"""
+
+
+def test_the_command_itself_imports_nothing_heavy(modalbatch, squares):
+    assert modalbatch("-c", PROBE, program="python").out == "0 []\n"

@@ -172,6 +172,7 @@ class Flow:
 
     def _nothing(self, manifest: Manifest) -> int:
         """Nothing to do: sweep, restore `_SUCCESS` where it belongs, repeat the state's exit code."""
+        self._client.kill()  # what it prepares is not needed
         sink, facts = self._sink, self._session.facts
         sweep(
             sink,
