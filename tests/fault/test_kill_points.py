@@ -1,6 +1,6 @@
-"""`kill -9` of a whole machine at each thing that a run does to its sink; `apply` again finishes, and runs nothing twice.
+"""`kill -9` of a machine at each thing that a run does to its sink; `apply` again finishes and runs nothing twice.
 
-MODALBATCH_KILL_POINTS=1 pytest tests/fault/test_kill_points.py      every point, not every other
+MODALBATCH_KILL_POINTS=1 pytest tests/fault/test_kill_points.py      every point; 2 every other
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The four sequences that made sinks unusable when a sweep went by age (`guarantees.md` section 3), on disk, for real."""
+"""The four sequences that made sinks unusable when a sweep went by age (`guarantees.md` section 3), on disk."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ class Policy:
                 except (Exception, SystemExit) as raised:
                     error = raised
                 else:
-                    return (yield from self._settle_single(items, results))
+                    if len(items) > 1 or not isinstance(results[0], Exception):
+                        return (yield from self._settle_single(items, results))
+                    error = results[0]
             failed, again = None, True
             n_failed += 1
             delay_s = self.delay_s(error, n_failed, last)
