@@ -56,6 +56,7 @@ class Command:
     home: Path
     cwd: Path
     environ: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __call__(self, *args: str, program: str = "modalbatch", stdin: str | None = None, **environ: str) -> Done:
         process = self._popen(program, args, environ)
@@ -64,7 +65,15 @@ class Command:
 
     def start(self, *args: str, program: str = "modalbatch", **environ: str) -> Running:
         """Without waiting."""
-        return Running(self._popen(program, args, environ))
+        self.started.append(self._popen(program, args, environ))
+        return Running(self.started[-1])
+
+    def close(self) -> None:
+        """Kill what a test that failed left waiting."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def _popen(self, program: str, args: tuple[str, ...], environ: dict[str, str]) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE

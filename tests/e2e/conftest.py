@@ -25,7 +25,9 @@ def work(tmp_path: Path) -> Path:
 def modalbatch(tmp_path: Path, work: Path) -> Iterator[Command]:
     """The command, in `work`; nothing that it started runs afterwards, even where it was killed."""
     mark = f"MODALBATCH_TEST_{tmp_path.name}"
-    yield Command(tmp_path / "home", work, {mark: "1"})
+    command = Command(tmp_path / "home", work, {mark: "1"})
+    yield command
+    command.close()
     assert remaining(mark) == []
 
 

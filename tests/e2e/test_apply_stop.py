@@ -62,8 +62,9 @@ def test_an_engine_that_dies_is_one_readable_line(modalbatch, gate):
     run = modalbatch.start("apply", "gated.yaml", "--verbose")
     run.wait_for("| working on")
     (mark,) = modalbatch.environ
-    (engine,) = [f for f in processes(mark) if b"modalbatch.engines.local.main" in (f / "cmdline").read_bytes()]
-    os.kill(int(engine.name), signal.SIGKILL)
+    # What the engine is about to start looks like itself for a moment: it is the oldest.
+    engines = [f for f in processes(mark) if b"modalbatch.engines.local.main" in (f / "cmdline").read_bytes()]
+    os.kill(min(int(folder.name) for folder in engines), signal.SIGKILL)
     done = run.end()
     assert done.code == 75
     *_, error, hint = done.err.splitlines()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from modalbatch.cli import json_option, print_json
 from modalbatch.errors import UsageError
+from modalbatch.job import Job
 
 
 @click.command("apply")
@@ -74,7 +76,7 @@ def command(
         named = environment or target.job.environment
         session = stack.enter_context(open_session(choice, target.state_path, containers=containers, environment=named))
         client = stack.enter_context(ClientProcess(session.environ))
-        app = write_app(target.job, target.spec_path)
+        app = write_app(_capped(target.job, containers), target.spec_path)
         console = stack.enter_context(Console(as_json=as_json, verbose=verbose))
         stack.enter_context(reach(target, engine=session.kind))
         flow = Flow(target=target, session=session, client=client, wish=wish, console=console, app=str(app))
@@ -82,3 +84,12 @@ def command(
     if as_json:
         print_json({"ok": code == 0, **flow.result})
     return code
+
+
+def _capped(job: Job, containers: int | None) -> Job:
+    """The job as its app says it: not part of what decides its data."""
+    if containers is None:
+        return job
+    most = min(containers, job.compute.max_containers)
+    least = min(job.compute.min_containers, most)
+    return replace(job, compute=replace(job.compute, max_containers=most, min_containers=least))

@@ -11,11 +11,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
+from modalbatch.cli.following import Client, Following
 from modalbatch.cli.operand import RunNote, Target, run_notes, shown
 from modalbatch.driver import runs
 from modalbatch.driver.inspect import plan_facts
@@ -23,7 +22,6 @@ from modalbatch.driver.reason import leaves
 from modalbatch.driver.rule import cut_job
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import judge
-from modalbatch.engines.process import Interrupts
 from modalbatch.engines.session import Session
 from modalbatch.engines.staging import Mirror, is_local, refuse_mirror, sink_roots, stage
 from modalbatch.errors import BusyError, ModalbatchError, UsageError
@@ -35,28 +33,9 @@ from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
 
-#: Seconds that a local run has to finish what is running, after Ctrl-C.
-DRAIN_S = 10.0
-#: Seconds between looks at clock and sink while nothing happens.
-TICK_S = 0.5
 #: A run on Modal that told nothing for so many seconds is not active.
 SILENCE_S = 60.0
-
-
-class Client(Protocol):
-    """`engines.process.ClientProcess` or `ClientThread`."""
-
-    def send(self, **order: object) -> None:
-        """Give an order."""
-
-    def events(self, interrupts: Interrupts | None = None, tick_s: float | None = None) -> Iterator[Json | None]:
-        """What happens."""
-
-    def died(self) -> ModalbatchError:
-        """Why the events ended."""
-
-    def kill(self) -> None:
-        """End it."""
+_AGAIN = "what is done stays done; `modalbatch apply` again continues"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,67 +271,38 @@ class Flow:
 
     def _follow(self, run_id: str, *, is_ours: bool) -> int:
         self.result["run_id"] = run_id
-        console = self._console
-        with Interrupts() as interrupts:
-            n_seen, stop_at = 0, float("inf")
-            has_started = not is_ours
-            for event in self._client.events(interrupts, TICK_S):
-                self._tell_notes()
-                kind = event["event"] if event else ""
-                if event and kind == "started":
-                    has_started = True
-                    self._note_start(event)
-                    if self._wish.detach:
-                        return self._detached(run_id, 0)
-                elif event and kind == "progress":
-                    console.progress(event)
-                elif event and kind == "log":
-                    console.log(event)
-                elif event and kind == "outcome":
-                    return self._sum_up(event)
-                elif not event and not is_ours and (found := runs.read_run(self._sink, run_id)) and found["end"]:
-                    return self._sum_up(found["end"])
-                if interrupts.n > n_seen:
-                    n_seen = interrupts.n
-                    if not is_ours or (self._session.kind == "modal" and has_started):
-                        return self._detached(run_id, 130)
-                    if n_seen > 1 or not has_started or not self._ask_to_stop(run_id):
-                        stop_at = 0.0
-                    else:
-                        stop_at = time.monotonic() + DRAIN_S
-                if time.monotonic() >= stop_at:
-                    self._client.kill()
-                    return self._interrupted()
-        raise self._client.died()
+        end = Following(
+            run_id,
+            client=self._client,
+            sink=self._sink,
+            console=self._console,
+            is_ours=is_ours,
+            outlives_us=self._session.kind == "modal",
+            on_tick=self._tell_notes,
+            on_start=self._note_start,
+        ).run()
+        if end.outcome is not None:
+            return self._sum_up(end.outcome)
+        if end.how == "left":
+            return self._left(run_id, 0 if self._wish.detach else 130)
+        self._console.event({"event": "interrupted"}, [f"interrupted: {_AGAIN}"])
+        self.result |= {"status": "interrupted", "exit_code": 130}
+        return 130
 
-    def _ask_to_stop(self, run_id: str) -> bool:
-        try:
-            runs.ask_to_stop(self._sink, run_id, "Ctrl-C")
-        except ModalbatchError:
-            return False
-        self._console.say(f"stopping: what is running may finish for {DRAIN_S:.0f} s; Ctrl-C again ends it now")
-        return True
-
-    def _note_start(self, event: Json) -> None:
+    def _note_start(self, event: Json) -> bool:
+        """Remember the call; whether to stay."""
         self._console.event(event)
         self._note = replace(
             self._note, engine={**self._note.engine, "app_id": event["app_id"], "call_id": event["call_id"]}
         )
         self._note.write(self._target.state_path)
+        return not self._wish.detach
 
-    def _detached(self, run_id: str, code: int) -> int:
+    def _left(self, run_id: str, code: int) -> int:
         lines = [f"run {run_id} goes on", f"next: modalbatch status {run_id} · logs {run_id} · cancel {run_id}"]
         self._console.event({"event": "detached", "run_id": run_id}, lines)
         self.result |= {"status": "running", "exit_code": code}
         return code
-
-    def _interrupted(self) -> int:
-        self._console.event({"event": "interrupted"}, [self._again("interrupted")])
-        self.result |= {"status": "interrupted", "exit_code": 130}
-        return 130
-
-    def _again(self, what: str) -> str:
-        return f"{what}: what is done stays done; `modalbatch apply` again continues"
 
     def _sum_up(self, outcome: Json) -> int:
         """The last lines and the exit code."""
@@ -368,7 +318,7 @@ class Flow:
         if error:
             lines += [f"error: {error['message']}"] + [f"hint: {error['hint']}"] * bool(error["hint"])
         elif code == 130:
-            lines.append(self._again("stopped"))
+            lines.append(f"stopped: {_AGAIN}")
         self.result |= {key: value for key, value in outcome.items() if key not in ("event", "format")}
         self._console.event({**outcome, "event": "outcome"}, lines)
         return code
