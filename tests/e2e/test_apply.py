@@ -143,3 +143,22 @@ print(code, sorted({"modal", "rich", "boto3", "pyarrow"} & set(sys.modules)))
 
 def test_the_command_itself_imports_nothing_heavy(modalbatch, squares):
     assert modalbatch("-c", PROBE, program="python").out == "0 []\n"
+
+
+def test_foreign_data_and_other_jobs_are_refused_until_told_otherwise(modalbatch, squares, work):
+    squares.mkdir()
+    (squares / "mine.txt").write_text("keep me")
+    refused = modalbatch("apply", "squares.yaml")
+    assert (refused.code, refused.err.splitlines()[1:]) == (
+        2,
+        [
+            "error: the sink `out/` already holds data that is not of modalbatch, for example `mine.txt`",
+            "hint: use an empty sink, or add --into-existing to write beside it",
+        ],
+    )
+    assert modalbatch("apply", "squares.yaml", "--into-existing").code == 0
+    (work / "squares.yaml").write_text((work / "squares.yaml").read_text().replace("name: squares", "name: other"))
+    refused = modalbatch("apply", "squares.yaml")
+    assert (refused.code, refused.err.splitlines()[1]) == (2, "error: the sink `out/` belongs to job `squares`")
+    assert modalbatch("apply", "squares.yaml", "--adopt").code == 0
+    assert (squares / "mine.txt").read_text() == "keep me"

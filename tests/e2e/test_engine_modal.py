@@ -109,6 +109,14 @@ def test_an_interrupt_leaves_the_run_alone(modal, gate):
     assert len(live_records(gate.parent / "out")) == 30
 
 
+def test_modal_run_stages_and_fetches_too(modal, squares):
+    assert modal("compile", "squares.yaml", "-o", "app.py").code == 0
+    run = modal("run", "-q", "app.py", program="modal")
+    assert run.code == 0, run.err
+    assert "staged: 2 local files, 1 uploaded, 45 bytes" in run.err.splitlines()
+    assert len(live_records(squares)) == 10
+
+
 def test_without_a_token(modalbatch, squares):
     done = modalbatch("apply", "squares.yaml", "--engine", "modal")
     assert (done.code, done.err) == (

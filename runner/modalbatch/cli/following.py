@@ -84,9 +84,10 @@ class Following:
             for event in self._client.events(interrupts, TICK_S):
                 self._on_tick()
                 end = self._take(event) if event else self._look()
-                if end is None and interrupts.n > n_seen:
+                n_interrupts = interrupts.n  # once: another may come while this one is answered
+                if end is None and n_interrupts > n_seen:
                     end = self._interrupt(is_first=n_seen == 0)
-                    n_seen = interrupts.n
+                    n_seen = n_interrupts
                 if end is None and time.monotonic() >= self._kill_at:
                     self._client.kill()
                     end = End("killed")
