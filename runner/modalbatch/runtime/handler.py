@@ -149,6 +149,7 @@ def normal(result: Any) -> Any:
 
 def describe(error: BaseException) -> dict[str, str]:
     """Type, message and traceback as capped text: no exception object ever leaves the slot."""
+    _forget_earlier_tries(error)
     lines = traceback.format_exception(type(error), error, _user_frames(error.__traceback__))
     text = "".join(lines)
     message = _printable(error)
@@ -172,9 +173,23 @@ def _printable(error: BaseException) -> str:
 def _user_frames(trace: Any) -> Any:
     """The traceback from the first frame that is not ours."""
     first = trace
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("modalbatch."):
+    while _is_ours(trace):
         trace = trace.tb_next
     return trace or first
+
+
+def _forget_earlier_tries(error: BaseException) -> None:
+    """Cut the chain of contexts where it leaves the user's code: what we caught is another try, not a cause."""
+    inner = error
+    while inner.__context__ is not None:
+        if _is_ours(inner.__context__.__traceback__):
+            inner.__context__ = None
+            return
+        inner = inner.__context__
+
+
+def _is_ours(trace: Any) -> bool:
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("modalbatch.")
 
 
 def is_transient(error: BaseException, retry_on: frozenset[str]) -> bool:

@@ -88,7 +88,8 @@ def supervise(job: Job, child: Child, split: Split, paths: tuple[Path, Path], un
         child = Child(job)
         if cause == "deadline":
             return child, Outcome(status="failed", details=_failed("Timeout", how))
-        if in_flight:
+        # Who is known as poison is not called, and who is written is done: it dies of something else.
+        if in_flight and in_flight[0] not in suspects.poison and in_flight[1] > resume.ordinal:
             suspects.blame(*in_flight, cause, how)
             continue
         idle_deaths += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import gzip
 import json
 import textwrap
 from collections.abc import Callable
@@ -68,8 +68,6 @@ def run(tmp_path: Path) -> Callable[..., Ran]:
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Live records and dead letters of a sink."""
-    import gzip
-
     sink = ObjectSink(LocalStore(str(path)))
     records, letters = [], []
     for _, receipt in sink.live(sink.newest()):
@@ -81,7 +79,3 @@ def read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             letters += [json.loads(line) for line in sink.store.read(part.name).splitlines()]
     return records, letters
 
-
-def raw_of(letter: dict[str, Any]) -> bytes:
-    """The bytes of an undecodable record."""
-    return base64.b64decode(letter["raw_base64"])
