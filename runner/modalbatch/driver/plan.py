@@ -103,12 +103,16 @@ def read_sink(sink: ObjectSink, index: Index, fingerprint: str, *, keep: bool) -
             index.add_object(entry.name, entry.size_bytes)
         elif parse_receipt_name(entry.name):
             index.add_receipt(entry.name)
+    for name in retired:
+        # A slow sweep may still delete this name, and the generation that comes next would use it again.
+        if (found := parse_receipt_name(name)) and manifest and found.generation > manifest.number:
+            index.add_receipt(name)
     for name, receipt in sink.live(manifest):
         index.fill_receipt(name, receipt, live=True, accepted=receipt.fingerprint in accepted)
     unread = [name for name in index.unread(fp[:8] for fp in accepted) if name not in retired]
-    for name, found in _read_receipts(sink, unread):
-        if found and found.fingerprint in accepted:
-            index.fill_receipt(name, found, live=False, accepted=True)
+    for name, read in _read_receipts(sink, unread):
+        if read and read.fingerprint in accepted:
+            index.fill_receipt(name, read, live=False, accepted=True)
     index.choose()
     return Sight(manifest, tuple(sorted(accepted)))
 
