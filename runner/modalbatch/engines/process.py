@@ -58,7 +58,9 @@ class Interrupts:
 class ClientProcess:
     """One `modalbatch.engines.client`, in a session of its own: a terminal's Ctrl-C does not reach it."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, owns_app: bool = False) -> None:
+        """`owns_app`: the app ends with the engine anyway, so that a command that fails need not leave it in order."""
+        self._owns_app = owns_app
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "modalbatch.engines.client"],
@@ -104,7 +106,7 @@ class ClientProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or (error is not None and self._owns_app):
             self.kill()
         self.leave()
 
