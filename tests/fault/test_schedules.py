@@ -1,7 +1,7 @@
 """Random interleavings of `apply`, and of broken variants of it: the protocol passes, each variant is caught.
 
 MODALBATCH_SCHEDULES=100000 pytest tests/fault/test_schedules.py      more of them
-PYTHONPATH=tests/fault python -m test_schedules plain 1234            one of them again
+PYTHONPATH=tests:tests/fault python -m test_schedules plain 1234            one of them again
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def failure_of(kind: str, seed: int) -> str | None:
         try:
             simulate(seed, Path(folder), is_vandalised=kind == "vandalised")
         except Violation as violation:
-            return f"{violation}\n  PYTHONPATH=tests/fault python -m test_schedules {kind} {seed}"
+            return f"{violation}\n  PYTHONPATH=tests:tests/fault python -m test_schedules {kind} {seed}"
         finally:
             tempfile.tempdir = None
     return None

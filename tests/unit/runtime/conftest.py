@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from harness import run_job
 
+from harness import run_job
 from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores.local import LocalStore
@@ -78,4 +78,3 @@ def read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         for part in receipt.dead:
             letters += [json.loads(line) for line in sink.store.read(part.name).splitlines()]
     return records, letters
-

@@ -13,7 +13,8 @@ FORMS = {
     "function": ("def work(r): return {'n': r['n'] + 1}", {}),
     "arguments": ("def work(r, plus): return {'n': r['n'] + plus}", {"args": {"plus": 1}}),
     "class": (
-        "class Work:\n  def __init__(self, plus): self.plus = plus\n  def __call__(self, r): return {'n': r['n'] + self.plus}",
+        "class Work:\n  def __init__(self, plus): self.plus = plus\n"
+        "  def __call__(self, r): return {'n': r['n'] + self.plus}",
         {"call": "Work", "args": {"plus": 1}},
     ),
     "method of a module's object": (

@@ -162,7 +162,9 @@ def test_dropped_records_are_counted(run) -> None:
 
 
 def test_fail_stops_at_the_first_failed_record(run) -> None:
-    ran = run("def work(r):\n  if r['n'] == 3: raise ValueError('x')\n  return r", RECORDS, on_error=OnError(record="fail"))
+    ran = run(
+        "def work(r):\n  if r['n'] == 3: raise ValueError('x')\n  return r", RECORDS, on_error=OnError(record="fail")
+    )
     assert (ran.outcome["status"], ran.outcome["exit_code"]) == ("stopped", 5)
     assert ran.outcome["error"]["message"] == "data/x.jsonl: record 3: ValueError: x"
     assert ran.records == []

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from modalbatch.errors import NotFoundError, UnavailableError
+from modalbatch.records import Counts, Part, Receipt, Unit, part_name
+from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores import Entry
 
 #: Names in one page of a listing: a listing is no snapshot.
@@ -130,3 +132,30 @@ class MemoryStore:
 
     def probe(self) -> None:
         pass
+
+
+FP = "f" * 64
+
+
+def put_part(sink: ObjectSink, uri: str, attempt: str = "a" * 32, age_s: float = 0.0) -> Receipt:
+    """A part as an attempt leaves it; its receipt, not written."""
+    unit = Unit(uri, "1", "", 0, 10, False)
+    data = uri.encode()
+    name = part_name(unit.id, attempt, ".jsonl")
+    sink.store.memory.clock_s -= age_s
+    sink.store.memory.put(name, data)
+    sink.store.memory.clock_s += age_s
+    return Receipt(
+        split=unit.id,
+        fingerprint=FP,
+        generation=1,
+        attempt=attempt,
+        run_id="r",
+        units=(unit,),
+        parts=(Part(name, len(data), hashlib.sha256(data).hexdigest(), 1),),
+        counts=Counts(in_=1, out_of=1, out=1),
+    )
+
+
+def names(sink: ObjectSink) -> set[str]:
+    return set(sink.store.memory.objects)
