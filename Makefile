@@ -8,6 +8,13 @@ MAKEFLAGS += --no-print-directory
 
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/uv-cache
 export MODALBATCH_CACHE ?= $(CURDIR)/.tools/cache
+# uv does not read pip's variables; a mirror or a certificate is often named only there.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_CERT
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
 # Without bytecode every process compiles every import again: twice the start-up time.
 export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
