@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import memory_store
 import simulation
 
+import memory_store
 from modalbatch.driver import index, plan, run, runs, sweep
 from modalbatch.records import parse_receipt_name
 from modalbatch.runtime import commit

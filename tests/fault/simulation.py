@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from greenlet import getcurrent, greenlet
-from memory_store import Memory, MemoryStore
 
+from memory_store import Memory, MemoryStore
 from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request, ask_to_stop
 from modalbatch.errors import ModalbatchError, UnavailableError
