@@ -40,7 +40,7 @@ test: setup ## the whole test suite; ARGS="tests/unit -k spec" for a part of it
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
 
 check: setup ## ruff, mypy, and whether generated files are fresh
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy bench docs
