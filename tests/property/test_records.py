@@ -1,0 +1,93 @@
+"""What crosses the wire comes back as it was, whatever text and numbers are in it."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modalbatch.driver.runs import Request
+from modalbatch.records import Counts, Manifest, Part, Receipt, Segment, Split, Unit, parse_receipt, total
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+NUMBER = st.integers(0, 2**62)
+UNITS = st.lists(st.builds(Unit, TEXT, TEXT, TEXT, NUMBER, NUMBER, st.booleans()), min_size=1, max_size=4).map(tuple)
+PARTS = st.lists(st.builds(Part, TEXT, NUMBER, TEXT, NUMBER), max_size=3).map(tuple)
+COUNTS = st.builds(Counts, **dict.fromkeys(Counts.__slots__, NUMBER))
+SPLITS = st.builds(
+    Split, units=UNITS, generation=NUMBER, fingerprint=TEXT, run_id=TEXT, roots=st.dictionaries(TEXT, TEXT, max_size=3)
+)
+RECEIPTS = st.builds(
+    Receipt,
+    split=TEXT,
+    fingerprint=TEXT,
+    generation=NUMBER,
+    attempt=TEXT,
+    run_id=TEXT,
+    units=UNITS,
+    parts=PARTS,
+    dead=PARTS,
+    counts=COUNTS,
+    seconds=st.floats(0, 1e6).map(lambda seconds: round(seconds, 3)),
+    container=TEXT,
+    gpu=st.none() | TEXT,
+)
+MANIFESTS = st.builds(
+    Manifest,
+    number=NUMBER,
+    run_id=TEXT,
+    accepted=st.lists(TEXT, max_size=3).map(tuple),
+    segments=st.lists(st.builds(Segment, name=TEXT, sha256=TEXT, receipts=NUMBER), max_size=3).map(tuple),
+    retired=st.lists(TEXT, max_size=3).map(tuple),
+    counts=COUNTS,
+    n_receipts=NUMBER,
+    part_bytes=NUMBER,
+    extra=st.dictionaries(TEXT, TEXT, max_size=2),
+)
+
+
+@given(SPLITS)
+def test_splits(split: Split) -> None:
+    again = Split.from_text(split.to_text())
+    assert again == split
+    assert again.id == split.id
+    assert "\n" not in split.to_text()
+
+
+@given(RECEIPTS)
+def test_receipts(receipt: Receipt) -> None:
+    data = receipt.to_bytes()
+    again = parse_receipt(data)
+    assert again.to_bytes() == data
+    # Pins and ways of reading are of one machine and one plan; ids do not hang on them.
+    assert [unit.id for unit in again.units] == [unit.id for unit in receipt.units]
+
+
+@given(MANIFESTS)
+def test_manifests(manifest: Manifest) -> None:
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+@given(st.lists(COUNTS, max_size=5))
+def test_sums_of_balanced_counts_balance(counts: list[Counts]) -> None:
+    balanced = [
+        Counts(in_=c.out_of + c.dead + c.filtered + c.dropped, out_of=c.out_of, dead=c.dead, filtered=c.filtered,
+               dropped=c.dropped)
+        for c in counts
+    ]  # fmt: skip
+    assert total(balanced).balances()
+    assert total(reversed(counts)) == total(counts)
+
+
+@given(UNITS, UNITS)
+def test_units_with_one_id_are_one_thing(first: tuple[Unit, ...], second: tuple[Unit, ...]) -> None:
+    key = [(unit.uri, unit.identity, unit.start, unit.end) for unit in (*first, *second)]
+    ids = [unit.id for unit in (*first, *second)]
+    distinct = {tuple(item) for item in key if "\0" not in item[0] + item[1]}
+    assert len({unit_id for unit_id, item in zip(ids, key, strict=True) if item in distinct}) == len(distinct)
+
+
+@given(st.builds(Request, run_id=TEXT, roots=st.dictionaries(TEXT, TEXT, max_size=2), keep=st.booleans(), user=TEXT))
+def test_requests(request: Request) -> None:
+    assert Request.from_text(json.dumps(json.loads(request.to_text()))) == request
