@@ -97,7 +97,7 @@ def delete_on_bare_lost() -> AbstractContextManager[None]:
 
 def orphans_by_age_alone() -> AbstractContextManager[None]:
     """Old parts go, whether a receipt names them or not."""
-    return _changed((sweep, "_forget_named", lambda sink, manifest, orphans: None))
+    return _changed((sweep, "_forget_named", lambda *args, **options: None))
 
 
 def orphans_of_any_age() -> AbstractContextManager[None]:

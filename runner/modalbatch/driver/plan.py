@@ -110,14 +110,17 @@ def read_sink(sink: ObjectSink, index: Index, fingerprint: str, *, keep: bool) -
     for name, receipt in sink.live(manifest):
         index.fill_receipt(name, receipt, live=True, accepted=receipt.fingerprint in accepted)
     unread = [name for name in index.unread(fp[:8] for fp in accepted) if name not in retired]
-    for name, read in _read_receipts(sink, unread):
+    for name, read in read_receipts(sink, unread):
         if read and read.fingerprint in accepted:
             index.fill_receipt(name, read, live=False, accepted=True)
     index.choose()
     return Sight(manifest, tuple(sorted(accepted)))
 
 
-def _read_receipts(sink: ObjectSink, names: Sequence[str]) -> Iterator[tuple[str, Receipt | None]]:
+def read_receipts(sink: ObjectSink, names: Sequence[str]) -> Iterator[tuple[str, Receipt | None]]:
+    """Each with its content, None where it is gone or torn; many at the same time, in order."""
+    if not names:
+        return
     with ThreadPoolExecutor(READERS, "modalbatch-receipts") as threads:
         for start in range(0, len(names), READERS * 64):  # bounded: futures and receipts of one slice at a time
             chosen = names[start : start + READERS * 64]

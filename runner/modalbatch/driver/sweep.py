@@ -5,10 +5,12 @@ Owns the two rules of `guarantees.md` section 3. Deletes only names of exactly o
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
-from modalbatch.errors import StateError
+from modalbatch.driver.plan import read_receipts
 from modalbatch.records import DEAD, PARTS, RECEIPTS, RUNS, Manifest, Receipt, is_ours, parse_receipt_name
 from modalbatch.sinks.objects import ObjectSink
 
@@ -33,75 +35,96 @@ def sweep(
     # Files of writers that died in the middle are under no name that counts.
     sink.store.sweep_unfinished(DEADLINE_TIMEOUTS * timeout_s)
     n_deleted = _sweep_retired(sink, manifest) if manifest else 0
-    # Parts first, receipts after them: what is seen here and named later was named before the second list.
-    orphans = {
-        entry.name: entry.modified_s
-        for prefix in (PARTS, DEAD)
-        for entry in sink.store.list(prefix)
-        if is_ours(entry.name)
-    }
-    seen_at = now()
-    _forget_named(sink, manifest, orphans)
-    oldest = seen_at - DEADLINE_TIMEOUTS * timeout_s
-    if any(modified_s >= oldest for modified_s in orphans.values()):
-        # Only receipts that are listed after the answer tell whether an attempt that has just ended has committed.
-        if none_is_running():
-            _forget_named(sink, manifest, orphans)
-        else:
-            orphans = {name: modified_s for name, modified_s in orphans.items() if modified_s < oldest}
-    _delete(sink, sorted(orphans))
-    return n_deleted + len(orphans)
-
-
-def _forget_named(sink: ObjectSink, manifest: Manifest | None, orphans: dict[str, float]) -> None:
-    """Take out what any receipt names."""
-    if not orphans:
-        return
-    for _, receipt in _all_receipts(sink, manifest):
-        if receipt is None:
-            orphans.clear()  # a receipt that cannot be read may name any of them
-            return
-        for part in receipt.parts + receipt.dead:
-            orphans.pop(part.name, None)
+    with closing(_scratch()) as orphans:
+        # Parts first, receipts after them: what is seen here and named later was named before the second list.
+        for prefix in (PARTS, DEAD):
+            rows = ((entry.name, entry.modified_s) for entry in sink.store.list(prefix) if is_ours(entry.name))
+            orphans.executemany("INSERT OR REPLACE INTO object VALUES (?, ?)", rows)
+        seen_at = now()
+        _forget_named(sink, manifest, orphans)
+        oldest = seen_at - DEADLINE_TIMEOUTS * timeout_s
+        if _count(orphans, "modified_s >= ?", oldest):
+            # Only receipts that are listed after the answer tell whether an attempt that has just ended has committed.
+            if none_is_running():
+                _forget_named(sink, manifest, orphans)
+            else:
+                orphans.execute("DELETE FROM object WHERE modified_s >= ?", (oldest,))
+        return n_deleted + _delete_objects(sink, orphans)
 
 
 def _sweep_retired(sink: ObjectSink, manifest: Manifest) -> int:
     """Retired receipts first, then those of their objects that no other receipt names."""
-    listed = {entry.name for entry in sink.store.list(RECEIPTS)}
-    names = [name for name in manifest.retired if name in listed]
+    if not manifest.retired:
+        return 0
+    retired = frozenset(manifest.retired)
+    names = sorted(entry.name for entry in sink.store.list(RECEIPTS) if entry.name in retired)
     if not names:
         return 0
-    gone = [(name, receipt) for name in names if (receipt := _read(sink, name))]
-    objects = {part.name for _, receipt in gone for part in receipt.parts + receipt.dead}
-    retired = set(names)
-    for name, receipt in _all_receipts(sink, manifest):
-        if name not in retired and receipt is not None:
-            objects.difference_update(part.name for part in receipt.parts + receipt.dead)
-        elif name not in retired:
-            objects.clear()
-    _delete(sink, names)
-    _delete(sink, sorted(name for name in objects if is_ours(name)))
-    return len(names) + len(objects)
+    with closing(_scratch()) as objects:
+        # Torn receipts are retired too; their parts become orphans.
+        for _, receipt in read_receipts(sink, names):
+            if receipt is not None:
+                rows = [(part.name,) for part in receipt.parts + receipt.dead if is_ours(part.name)]
+                objects.executemany("INSERT OR IGNORE INTO object VALUES (?, 0)", rows)
+        _forget_named(sink, manifest, objects, but=retired)
+        _delete(sink, names)
+        return len(names) + _delete_objects(sink, objects)
 
 
-def _all_receipts(sink: ObjectSink, manifest: Manifest | None) -> Iterable[tuple[str, Receipt | None]]:
+def _scratch() -> sqlite3.Connection:
+    """Names on disk: a sink may hold millions. SQLite removes the file by itself."""
+    database = sqlite3.connect("", isolation_level=None)
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute("CREATE TABLE object (name TEXT PRIMARY KEY, modified_s REAL) WITHOUT ROWID")
+    database.execute("CREATE TABLE listed (name TEXT PRIMARY KEY) WITHOUT ROWID")
+    database.execute("BEGIN")
+    return database
+
+
+def _forget_named(
+    sink: ObjectSink, manifest: Manifest | None, objects: sqlite3.Connection, *, but: frozenset[str] = frozenset()
+) -> None:
+    """Take out what any receipt names, those of `but` left aside."""
+    if not _count(objects, "?", 1):
+        return
+    for receipt in _all_receipts(sink, manifest, objects, but):
+        if receipt is None:
+            objects.execute("DELETE FROM object")  # a receipt that cannot be read may name any of them
+            return
+        rows = [(part.name,) for part in receipt.parts + receipt.dead]
+        objects.executemany("DELETE FROM object WHERE name = ?", rows)
+
+
+def _all_receipts(
+    sink: ObjectSink, manifest: Manifest | None, scratch: sqlite3.Connection, but: frozenset[str]
+) -> Iterator[Receipt | None]:
     """Every receipt that stands in the sink; the live ones from the manifest, so that few are read one by one."""
-    listed = {entry.name for entry in sink.store.list(RECEIPTS) if parse_receipt_name(entry.name)}
+    scratch.execute("DELETE FROM listed")
+    names = (entry.name for entry in sink.store.list(RECEIPTS) if parse_receipt_name(entry.name))
+    scratch.executemany("INSERT OR IGNORE INTO listed VALUES (?)", ((name,) for name in names if name not in but))
     for name, receipt in sink.live(manifest):
-        listed.discard(name)
-        yield name, receipt
-    for name in sorted(listed):
-        try:
-            yield name, sink.read_receipt(name)
-        except StateError:  # torn: the caller must assume the worst
-            yield name, None
+        scratch.execute("DELETE FROM listed WHERE name = ?", (name,))
+        yield receipt
+    last = ""
+    while rows := scratch.execute(
+        "SELECT name FROM listed WHERE name > ? ORDER BY name LIMIT 1000", (last,)
+    ).fetchall():
+        last = rows[-1][0]
+        for _, found in read_receipts(sink, [name for (name,) in rows]):
+            yield found
 
 
-def _read(sink: ObjectSink, name: str) -> Receipt | None:
-    try:
-        return sink.read_receipt(name)
-    except StateError:  # torn receipts are retired too; their parts become orphans of rule (b)
-        return None
+def _count(database: sqlite3.Connection, where: str, value: float) -> int:
+    return int(database.execute(f"SELECT count(*) FROM object WHERE {where}", (value,)).fetchone()[0])  # noqa: S608
+
+
+def _delete_objects(sink: ObjectSink, objects: sqlite3.Connection) -> int:
+    n_deleted = 0
+    while names := [name for (name,) in objects.execute("SELECT name FROM object ORDER BY name LIMIT ?", (_CHUNK,))]:
+        _delete(sink, names)
+        objects.executemany("DELETE FROM object WHERE name = ?", ((name,) for name in names))
+        n_deleted += len(names)
+    return n_deleted
 
 
 def _delete(sink: ObjectSink, names: list[str]) -> None:
