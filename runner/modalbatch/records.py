@@ -81,6 +81,8 @@ class Split:
     roots: Mapping[str, str]
     #: To be processed and thrown away, for how long it takes.
     is_sample: bool = False
+    #: What earlier attempts found out about records that hang (see `runtime.supervise.Suspects`).
+    suspects: Json = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -98,6 +100,7 @@ class Split:
                 "run_id": self.run_id,
                 "roots": dict(self.roots),
                 "is_sample": self.is_sample,
+                "suspects": self.suspects,
             }
         )
 

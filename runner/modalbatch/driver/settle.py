@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from modalbatch.driver.feed import Feed
@@ -24,6 +25,9 @@ SHORT_S = 5.0
 AGAIN_S = 1.0
 #: Starts that may fail before any record was done.
 MAX_FAILED_STARTS = 2
+
+#: Attempts of one split that may each end in a call that hangs: halving a large batch takes many.
+MAX_SEARCHES = 20
 
 #: Runs something that waits for disk or network elsewhere than in the event loop.
 Off = Callable[..., Awaitable[Any]]
@@ -137,7 +141,11 @@ class Settlement:
         message = answer.get("message") or answer.get("error", {}).get("message", "")
         self._ledger.add("split_failed", split=split.id, error=answer.get("error"), message=message, attempt=n_failed)
         is_changed = answer.get("error") == "InputChangedError"
-        if not is_changed and n_failed <= self._job.retries.max_retries:
+        suspects = answer.get("suspects")
+        most = MAX_SEARCHES if suspects else self._job.retries.max_retries
+        if not is_changed and n_failed <= most:
+            # The next attempt goes on with the search for the record that hangs.
+            split = replace(split, suspects=suspects or split.suspects)
             feed.again(split, self._job.retries.delay_s(n_failed))
             return
         self.n_failed += 1

@@ -16,6 +16,9 @@ from modalbatch.runtime.handler import Failure, Handler, Record, Reject, describ
 
 Decode = Callable[[bytes], Record]
 
+#: What a handler may raise about a record. Nobody outside cancels a call, so a `CancelledError` is the handler's own.
+RAISED = (Exception, SystemExit, asyncio.CancelledError)
+
 
 class Item(NamedTuple):
     """One record on its way, with its place."""
@@ -52,16 +55,19 @@ class Policy:
         self.retries: Retries = job.retries
         self.retry_on = frozenset(job.retry_on)
 
-    def settle(self, items: list[Item], failed: BaseException | None = None) -> Steps:
-        """A result or a `Failure` for each record. `failed`: what the first call, already made, has raised."""
+    def settle(self, items: list[Item], failed: BaseException | None = None, *, again: bool = False) -> Steps:
+        """A result or a `Failure` for each record.
+
+        `failed`: what the first call, already made, has raised. `again`: the handler has had these records before.
+        """
         n_failed, last = 0, None
-        again = failed is not None
+        again = again or failed is not None
         while True:
             error = failed
             if error is None:
                 try:
                     results = yield Call(items, again)
-                except (Exception, SystemExit) as raised:
+                except RAISED as raised:
                     error = raised
                 else:
                     if len(items) > 1 or not isinstance(results[0], Exception):
@@ -76,8 +82,8 @@ class Policy:
                 if len(items) == 1:
                     return [failure(error, n_failed)]
                 middle = (len(items) + 1) // 2
-                first = yield from self.settle(items[:middle])
-                return first + (yield from self.settle(items[middle:]))
+                first = yield from self.settle(items[:middle], again=True)
+                return first + (yield from self.settle(items[middle:], again=True))
             last = signature(error)
             if delay_s:
                 yield Sleep(delay_s)
@@ -117,16 +123,16 @@ def signature(error: BaseException) -> str:
 class Runner:
     """Carries out steps in a thread or in a task."""
 
-    def __init__(self, handler: Handler, decode: Decode, tick: Callable[[bool], None]) -> None:
+    def __init__(self, handler: Handler, decode: Decode, tick: Callable[[int], None]) -> None:
         self.handler, self.decode = handler, decode
-        #: Hears of each new try (False) and of each wait's beginning (True).
+        #: Hears of each new try (0), and of each wait's beginning (+1) and end (-1).
         self.tick = tick
 
     def records(self, call: Call) -> list[Record]:
         """What the handler is given: never an object that an earlier try may have changed."""
         if not call.again:
             return [item.record for item in call.items]
-        self.tick(False)
+        self.tick(0)
         return [self.decode(item.line) for item in call.items]
 
     def run(self, steps: Steps) -> list[Any]:
@@ -135,14 +141,15 @@ class Runner:
             step = next(steps)
             while True:
                 if isinstance(step, Sleep):
-                    self.tick(True)
+                    self.tick(+1)
                     time.sleep(step.seconds)
+                    self.tick(-1)
                     step = steps.send(None)
                     continue
                 records = self.records(step)
                 try:
                     results = self.handler.call(records)
-                except (Exception, SystemExit) as error:
+                except RAISED as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(results)
@@ -155,14 +162,15 @@ class Runner:
             step = next(steps)
             while True:
                 if isinstance(step, Sleep):
-                    self.tick(True)
+                    self.tick(+1)
                     await asyncio.sleep(step.seconds)
+                    self.tick(-1)
                     step = steps.send(None)
                     continue
                 records = self.records(step)
                 try:
                     results = await self.handler.call_async(records)
-                except (Exception, SystemExit) as error:
+                except RAISED as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -32,7 +34,7 @@ class Callers:
         if self._loop is not None and self.width > 1:
             import asyncio
 
-            return asyncio.run_coroutine_threadsafe(runner.run_async(steps), self._loop)
+            return asyncio.run_coroutine_threadsafe(_or_die(runner.run_async(steps)), self._loop)
         done: Future[list[Any]] = Future()
         done.set_result(self.run(runner, steps))
         return done
@@ -44,7 +46,7 @@ class Callers:
         if self.width > 1:
             import asyncio
 
-            return asyncio.run_coroutine_threadsafe(runner.run_async(steps), self._loop).result()
+            return asyncio.run_coroutine_threadsafe(_or_die(runner.run_async(steps)), self._loop).result()
         return self._loop.run_until_complete(runner.run_async(steps))  # type: ignore[no-any-return]
 
     def __enter__(self) -> Callers:
@@ -57,3 +59,11 @@ class Callers:
             self._threads.shutdown(wait=False, cancel_futures=True)
         if self._loop is not None and self.width > 1:
             self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+async def _or_die(settling: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+    """What ends the process in a plain loop ends it here too; the end of the loop's thread alone would be a hang."""
+    try:
+        return await settling
+    except KeyboardInterrupt:
+        os._exit(1)

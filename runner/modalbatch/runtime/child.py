@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from modalbatch.errors import InternalError
+from modalbatch.errors import InternalError, UnavailableError
 from modalbatch.job import Job
 from modalbatch.runtime.progress import Progress
 
@@ -37,8 +37,11 @@ class Child:
             )
         self._socket = ours
         self._read = bytearray()
+        self._is_closed = False
+        self._waiting = select.poll()
+        self._waiting.register(ours, select.POLLIN)
         self.start_error: Json | None = None
-        self._is_ready = False
+        self._is_ready = self._has_failed = False
         self.send({"job": job.to_json()})
 
     @property
@@ -48,15 +51,16 @@ class Child:
 
     def ready(self, timeout_s: float) -> bool:
         """Wait until the handler is constructed; False leaves the reason in `start_error`."""
-        if self._is_ready:
-            return True
+        if self._is_ready or self._has_failed:
+            return self._is_ready
         message = self.receive(timeout_s)
         if message and message["kind"] == "ready":
-            self._is_ready = True
+            self._is_ready, self.start_error = True, None
         elif message:
-            self.start_error = message["error"]
+            self._has_failed, self.start_error = True, message["error"]
         elif self.is_dead():
-            self.start_error = _error("StartupError", f"the slot ended with {self.exit_text()} while it started")
+            how = f"the slot ended with {self.exit_text()} while it started"
+            self._has_failed, self.start_error = True, _error("StartupError", how)
         else:
             self.start_error = _error("StartupError", f"the handler was not constructed within {timeout_s:g} s")
         return self._is_ready
@@ -70,7 +74,7 @@ class Child:
         """The next message; None after `timeout_s` or when the slot is dead (see `is_dead`)."""
         until = time.monotonic() + timeout_s
         while b"\n" not in self._read:
-            if not select.select([self._socket], [], [], max(0.0, until - time.monotonic()))[0]:
+            if not self._waiting.poll(max(0.0, until - time.monotonic()) * 1000):
                 return None
             try:
                 data = self._socket.recv(1 << 16)
@@ -103,7 +107,10 @@ class Child:
         return f"exit code {code}"
 
     def kill(self) -> None:
-        """End the slot and everything it has started, now. Closes: socket and memory."""
+        """End the slot and everything it has started, now. Closes: socket and memory, once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -112,12 +119,48 @@ class Child:
 
     def close(self, timeout_s: float) -> Json | None:
         """Let the handler's `close()` run, then end; what it raised, if it did."""
-        self.send({"kind": "close"})
-        message = self.receive(timeout_s) if self._is_ready else None
+        message = None
+        if self.ready(timeout_s):
+            self.send({"kind": "close"})
+            message = self.receive(timeout_s)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s if message else 0)
         self.kill()
         return message["error"] if message and message["kind"] == "closed" else None
+
+
+class Seat:
+    """A place for one slot: whoever sits there may die and be replaced."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._child: Child | None = None
+        #: As Modal bounds a container's start.
+        self.start_timeout_s = float(job.compute.startup_timeout_s or job.compute.timeout_s)
+
+    def child(self) -> Child:
+        """The slot that sits here; a new one where there is none.
+
+        Raises:
+            UnavailableError: the machine has no process or memory left for one.
+        """
+        if self._child is None:
+            try:
+                self._child = Child(self._job)
+            except OSError as error:
+                raise UnavailableError(f"cannot start a slot: {error.strerror}") from error
+        return self._child
+
+    def vacate(self) -> None:
+        """End the slot that sits here; the next one is started by who needs it."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+
+    def close(self, timeout_s: float) -> Json | None:
+        """Let the handler's `close()` run; what it raised, if it did."""
+        child, self._child = self._child, None
+        return child.close(timeout_s) if child is not None else None
 
 
 def _error(kind: str, message: str) -> Json:

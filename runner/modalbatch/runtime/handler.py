@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+#: An error may ask for no longer wait than this.
+MAX_RETRY_AFTER_S = 3600.0
 MAX_MESSAGE = 2000
 MAX_TRACEBACK = 8000
 _TRANSIENT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
@@ -210,10 +213,13 @@ def is_transient(error: BaseException, retry_on: frozenset[str]) -> bool:
 
 def retry_after_s(error: BaseException) -> float | None:
     """Seconds that the error itself asks to wait: `Retry(after=…)` or a `Retry-After` header in seconds."""
-    if isinstance(error, Retry):
-        return error.after
-    headers = getattr(getattr(error, "response", None), "headers", None)
     try:
-        return max(0.0, float(headers.get("retry-after", headers.get("Retry-After")))) if headers else None
+        if isinstance(error, Retry):
+            asked = error.after
+        else:
+            headers = error.response.headers  # type: ignore[attr-defined]
+            asked = headers.get("retry-after", headers.get("Retry-After"))
+        seconds = float(asked)  # type: ignore[arg-type]
     except (TypeError, ValueError, AttributeError):
-        return None  # an HTTP date, or no headers at all: the spec's own back-off holds
+        return None  # nothing asked, or an HTTP date: the spec's own back-off holds
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None

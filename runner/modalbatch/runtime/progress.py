@@ -17,10 +17,12 @@ NONE = 2**64 - 1
 HIGH = 1
 #: Calls made: moves when a record is tried again.
 CALLS = 2
-#: 1 while the slot waits for a back-off.
+#: How many calls wait for a back-off.
 WAITING = 3
 #: The worker asks for a checkpoint.
 FLUSH = 4
+#: 1 while the slot waits for its source: nobody's call hangs.
+READING = 6
 #: Which of the two banks holds the newest checkpoint.
 BANK = 5
 _BANKS = (8, 24)
@@ -60,7 +62,7 @@ class Progress:
         """Start a split, at its beginning or where another slot died."""
         words = self.words
         words[LOW] = NONE
-        words[HIGH] = words[CALLS] = words[WAITING] = words[FLUSH] = 0
+        words[HIGH] = words[CALLS] = words[WAITING] = words[FLUSH] = words[READING] = 0
         self.save(checkpoint)
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -78,9 +80,11 @@ class Progress:
         return Checkpoint(*self.words[start : start + len(Checkpoint._fields)])
 
     def in_flight(self) -> tuple[int, int] | None:
-        """Ordinals [low, high) that a call may be working on; None before the first."""
+        """Ordinals [low, high) that a call may be working on; None before the first, and between two."""
         low, high = self.words[LOW], self.words[HIGH]
-        return None if low == NONE else (low, max(high, low + 1))
+        if low == NONE or (self.words[READING] and not high):
+            return None
+        return low, max(high, low + 1)
 
     def close(self) -> None:
         """Unmap and forget. Closes: the descriptor."""

@@ -7,6 +7,7 @@ so that a checkpoint always means "everything before this line, nothing after".
 from __future__ import annotations
 
 import base64
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -21,8 +22,8 @@ from modalbatch.job import Job
 from modalbatch.records import Counts, Split, encode
 from modalbatch.runtime.attempts import Item, Policy, Runner, failure
 from modalbatch.runtime.callers import Callers
-from modalbatch.runtime.handler import Failure, Handler, Record, normal
-from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, WAITING, Checkpoint, Progress
+from modalbatch.runtime.handler import Failure, Handler, normal
+from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, NONE, READING, WAITING, Checkpoint, Progress
 from modalbatch.runtime.spool import Spool
 from modalbatch.sources import open_source
 
@@ -73,6 +74,7 @@ class SplitRun:
         source_format, sink_format = open_format(job.source.format), open_format(job.sink.format)
         self.decode, self.encode = source_format.decoder(), sink_format.encoder()
         self.bare = sink_format.bare()._replace(loads=source_format.bare().loads)
+        self._ticking = threading.Lock()
         self.runner = Runner(handler, self.decode, self._tick)
         resume = task.resume
         self.part = Spool(task.part_path, _compressor(job.sink.compression), resume.part_bytes)
@@ -96,8 +98,10 @@ class SplitRun:
         done, self.ordinal = self.ordinal, 0
         for unit in self.task.split.units:
             self.unit = unit
+            self.progress.words[LOW] = NONE
             try:
                 with source.open(unit) as stream:
+                    stream.on_read = self._reading  # type: ignore[attr-defined]
                     for _ in islice(stream, max(0, done - self.ordinal)):
                         self.ordinal += 1
                     (self.each if self._is_plain() else self.calls)(stream)
@@ -133,10 +137,12 @@ class SplitRun:
                     record = loads(line)
                     if type(record) is not dict or (poison and ordinal in poison):
                         raise _NotForTheHandler
+                    kept = {name: record[name] for name in keep if name in record} if keep else None
                     result = call(record)
                     if type(result) is dict:
-                        if keep:
-                            copy_kept(keep, record, result)
+                        if kept:
+                            for name, value in kept.items():
+                                result.setdefault(name, value)
                         for value in result.values():
                             kind = type(value)
                             if kind is not str and kind is not int:
@@ -146,7 +152,7 @@ class SplitRun:
                     elif result is None:
                         n_filtered += 1
                     else:
-                        n_more += self._append(normal(result), record) - 1
+                        n_more += self._append(normal(result), line) - 1
                 except (Exception, SystemExit) as error:
                     n_special += 1
                     self._not_simply_done(Item(ordinal, _offset(stream, line), line, {}), error)
@@ -265,24 +271,28 @@ class SplitRun:
             self.counts["filtered"] += 1
         else:
             try:
-                self.counts["out"] += self._append(result, item.record)
+                self.counts["out"] += self._append(result, item.line)
             except (TypeError, ValueError) as error:
                 self._failed(item, failure(error, 1))
             else:
                 self.counts["out_of"] += 1
 
-    def _append(self, result: Any, record: Record) -> int:
+    def _append(self, result: Any, line: bytes) -> int:
         """Encode one result or many, all or none; how many.
 
         Raises:
             TypeError, ValueError: one of them cannot be written.
         """
         many = [result] if isinstance(result, dict) else result
+        keep = self.job.handler.keep
+        # Decoded anew: the handler may have changed what it was given.
+        record = self.decode(line) if keep else {}
         mark = len(self.buffer)
         try:
             for one in many:
-                if self.job.handler.keep:
-                    copy_kept(self.job.handler.keep, record, one)
+                for name in keep:
+                    if name in record:
+                        one.setdefault(name, record[name])
                 self.encode(one, self.buffer)
         except (TypeError, ValueError):
             del self.buffer[mark:]
@@ -331,10 +341,15 @@ class SplitRun:
             return letter | {"raw_base64": base64.b64encode(item.line).decode()}
         return letter | {"record": self.decode(item.line)}
 
-    def _tick(self, waits: bool) -> None:
+    def _reading(self, begins: bool) -> None:
+        """Tell the worker that the source is slow, and no call."""
+        self.progress.words[READING] = begins
+
+    def _tick(self, waits: int) -> None:
         """Tell the worker that this is a new try, or a wait, and not a call that hangs."""
-        self.progress.words[WAITING] = waits
-        self.progress.words[CALLS] += 1
+        with self._ticking:
+            self.progress.words[WAITING] += waits
+            self.progress.words[CALLS] += 1
 
     def checkpoint(self, ordinal: int) -> None:
         """Everything before `ordinal` goes to the spool files; a slot that dies later costs nothing of it."""
@@ -363,10 +378,3 @@ def _compressor(compression: str) -> Callable[[bytes], bytes] | None:
 
 class _NotForTheHandler(Exception):
     pass
-
-
-def copy_kept(keep: tuple[str, ...], record: Record, result: Record) -> None:
-    """Copy the input fields of `handler.keep` that the result does not have itself."""
-    for name in keep:
-        if name in record and name not in result:
-            result[name] = record[name]

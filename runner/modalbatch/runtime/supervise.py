@@ -13,9 +13,9 @@ from typing import Any
 
 from modalbatch.job import Job
 from modalbatch.records import Split
-from modalbatch.runtime.child import Child
+from modalbatch.runtime.child import Child, Seat
 from modalbatch.runtime.handler import Failure
-from modalbatch.runtime.progress import CALLS, FLUSH, LOW, WAITING, Checkpoint
+from modalbatch.runtime.progress import CALLS, FLUSH, LOW, NONE, READING, WAITING, Checkpoint
 
 Json = dict[str, Any]
 
@@ -27,7 +27,8 @@ DEATHS = 2
 KILLS = 4
 #: Deaths of a slot with nothing of the split to blame.
 MAX_IDLE_DEATHS = 3
-START_TIMEOUT_S = 300.0
+#: What is in flight since this share of the split's time, at its end, hangs; less is a split that is too large.
+HANG_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,23 @@ class Suspects:
     deaths: dict[int, int] = field(default_factory=dict)
     poison: dict[int, Failure] = field(default_factory=dict)
 
+    def to_json(self) -> Json:
+        """For the next attempt, in whichever container."""
+        return {
+            "cuts": [[low, high, most] for (low, high), most in self.cuts.items()],
+            "deaths": [[ordinal, n] for ordinal, n in self.deaths.items()],
+            "poison": [[ordinal, list(failure)] for ordinal, failure in self.poison.items()],
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> Suspects:
+        """What an earlier attempt knew."""
+        return cls(
+            cuts={(low, high): most for low, high, most in data.get("cuts", ())},
+            deaths=dict(data.get("deaths", ())),
+            poison={ordinal: Failure(*failure) for ordinal, failure in data.get("poison", ())},
+        )
+
     def blame(self, low: int, high: int, cause: str, how: str) -> None:
         """Narrow down: fewer records at a time, then one alone, then poison."""
         if high - low > 1:
@@ -61,12 +79,18 @@ class Suspects:
             self.poison[low] = Failure(cause, error, self.deaths[low])
 
 
-def supervise(job: Job, child: Child, split: Split, paths: tuple[Path, Path], until: float) -> tuple[Child, Outcome]:
-    """Run the split; the slot that is alive at the end, and what came out. `until`: on the monotonic clock."""
-    suspects, resume, idle_deaths = Suspects(), Checkpoint(), 0
+def supervise(job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], timeout_s: float) -> Outcome:
+    """Run the split in the seat's slot, in at most `timeout_s`; whoever sits there at the end is another's."""
+    suspects, resume, idle_deaths = Suspects.from_json(split.suspects), Checkpoint(), 0
+    until = time.monotonic() + timeout_s
     while True:
-        if not child.ready(min(float(job.compute.startup_timeout_s or START_TIMEOUT_S), until - time.monotonic())):
-            return child, Outcome(status="start_failed", details={"error": child.start_error})
+        child = seat.child()
+        if not child.ready(min(seat.start_timeout_s, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until and not child.is_dead():
+                return Outcome(
+                    status="failed", details=_failed("Timeout", "its time was over before the slot was ready")
+                )
+            return Outcome(status="start_failed", details={"error": child.start_error})
         child.progress.reset(resume)
         child.send(
             {
@@ -81,20 +105,22 @@ def supervise(job: Job, child: Child, split: Split, paths: tuple[Path, Path], un
         )
         answer, cause, how = _watch(job, child, until)
         if answer is not None:
-            return child, _outcome(answer)
+            return _outcome(answer)
         in_flight = child.progress.in_flight()
         resume = child.progress.load()
-        child.kill()
-        child = Child(job)
+        seat.vacate()
         if cause == "deadline":
-            return child, Outcome(status="failed", details=_failed("Timeout", how))
+            return Outcome(status="failed", details=_failed("Timeout", how))
+        if cause == "hang" and in_flight:
+            suspects.blame(*in_flight, "timeout", how)
+            return Outcome(status="failed", details=_failed("Timeout", how) | {"suspects": suspects.to_json()})
         # Who is known as poison is not called, and who is written is done: it dies of something else.
         if in_flight and in_flight[0] not in suspects.poison and in_flight[1] > resume.ordinal:
             suspects.blame(*in_flight, cause, how)
             continue
         idle_deaths += 1
         if idle_deaths >= MAX_IDLE_DEATHS:
-            return child, Outcome(status="failed", details=_failed("SlotDied", how))
+            return Outcome(status="failed", details=_failed("SlotDied", how))
 
 
 def _outcome(answer: Json) -> Outcome:
@@ -126,10 +152,11 @@ def _watch(job: Job, child: Child, until: float) -> tuple[Json | None, str, str]
             return None, "killed" if child.was_killed() else "crash", how
         now = time.monotonic()
         if now > until:
-            return None, "deadline", f"the split did not finish within its timeout of {job.compute.timeout_s} s"
+            how = f"the split did not finish within its timeout of {job.compute.timeout_s} s"
+            return None, "hang" if now - since >= HANG_SHARE * job.compute.timeout_s else "deadline", how
         words[FLUSH] = 1
         at = (words[LOW], words[CALLS])
-        if at != seen or words[WAITING]:
+        if at != seen or at[0] == NONE or words[WAITING] or words[READING]:
             seen, since = at, now
         elif timeout_s and now - since >= timeout_s:
             return None, "timeout", f"the call did not return within {timeout_s:g} s"

@@ -18,7 +18,7 @@ from typing import Any
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Split, actual_uri, encode
-from modalbatch.runtime.child import Child
+from modalbatch.runtime.child import Seat
 from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.runtime.supervise import Outcome, supervise
 from modalbatch.sinks import open_sink
@@ -30,6 +30,8 @@ Json = dict[str, Any]
 WAIT_S = 3.0
 #: This share of the timeout is for publishing.
 RESERVE_SHARE = 0.1
+#: A constructor may take this share of the container's start.
+START_SHARE = 0.9
 
 
 class Worker:
@@ -38,11 +40,16 @@ class Worker:
     def __init__(self, job: Mapping[str, Any]) -> None:
         self.job = Job.from_json(dict(job))
         self.fingerprint = fingerprint(self.job, hash_code(self.job.modules))
-        self._free: queue.Queue[Child] = queue.Queue()
+        self._free: queue.Queue[Seat] = queue.Queue()
         self._sinks: dict[str, ObjectSink] = {}
         self._is_closed = False
-        for _ in range(self.job.handler.slots):
-            self._free.put(Child(self.job))
+        seats = [Seat(self.job) for _ in range(self.job.handler.slots)]
+        children = [seat.child() for seat in seats]
+        for seat, child in zip(seats, children, strict=True):
+            # A constructor may load a model: that is the container's start, not the first split's time. What goes
+            # wrong is said by the first split, where a person sees it.
+            child.ready(seat.start_timeout_s * START_SHARE)
+            self._free.put(seat)
 
     def process(self, text: str) -> str:
         """Run one attempt of one split; JSON text: `status`, `split`, and what the status needs.
@@ -86,26 +93,25 @@ class Worker:
             return committed
         timeout_s = float(self.job.compute.timeout_s)
         try:
-            child = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
+            seat = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
         except queue.Empty:
             return {"status": "again"}
         spool = Path(sink.store.spool_dir())
         paths = spool / f"{attempt}.part", spool / f"{attempt}.dead"
         try:
+            left_s = timeout_s * (1 - RESERVE_SHARE) - (time.monotonic() - started)
+            is_settled = False
             try:
-                child, outcome = supervise(self.job, child, split, paths, started + timeout_s * (1 - RESERVE_SHARE))
+                outcome = supervise(self.job, seat, split, paths, left_s)
+                is_settled = outcome.status != "start_failed"
             finally:
-                self._release(child)
+                if not is_settled:  # whatever sits there may still be busy with this split
+                    seat.vacate()
+                self._free.put(seat)
             return self._finish(split, attempt, outcome, paths, started)
         finally:
             for path in paths:
                 path.unlink(missing_ok=True)
-
-    def _release(self, child: Child) -> None:
-        if child.is_dead() or child.start_error:
-            child.kill()
-            child = Child(self.job)
-        self._free.put(child)
 
     def _finish(self, split: Split, attempt: str, outcome: Outcome, paths: tuple[Path, Path], started: float) -> Json:
         if outcome.answer is None:

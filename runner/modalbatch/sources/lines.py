@@ -176,6 +176,8 @@ class LineStream(io.BufferedIOBase):
         self._rest = b""
         self._is_at_end = False
         self._broken: CorruptInputError | None = None
+        #: Hears when a read of the raw stream begins (True) and ends (False).
+        self.on_read: Callable[[bool], None] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         """The lines from here on; several iterators share one position."""
@@ -218,8 +220,14 @@ class LineStream(io.BufferedIOBase):
 
     def _read_more(self, view: memoryview) -> int:
         """Bytes from the raw stream; one that is broken gives first what is whole before the break."""
+        on_read = self.on_read
         try:
-            return int(self.raw.readinto(view))
+            if on_read is None:
+                return int(self.raw.readinto(view))
+            on_read(True)
+            n_bytes = int(self.raw.readinto(view))
+            on_read(False)
+            return n_bytes
         except CorruptInputError as error:
             # Anew: the frames of this one hold views of the piece.
             self._broken = CorruptInputError(error.message, where=error.where, hint=error.hint)
