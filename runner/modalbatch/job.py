@@ -221,8 +221,12 @@ class Job:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Top-level local modules that the app mounts: the handler's, `image.source`; sorted."""
-        return tuple(sorted({self.handler.module.partition(".")[0], *self.image.source}))
+        """Top-level local modules that the app mounts: the handler's, `image.source`, that of `image.pipe`; sorted.
+
+        The driver hashes what is mounted: what a pipe does to the image decides data too.
+        """
+        pipe = [self.image.pipe.partition(":")[0].partition(".")[0]] if self.image.pipe else []
+        return tuple(sorted({self.handler.module.partition(".")[0], *self.image.source, *pipe}))
 
     def to_json(self) -> Json:
         """Plain data without the fields that are at their default."""

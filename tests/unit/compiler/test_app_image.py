@@ -1,5 +1,6 @@
 """The image chain, call by call."""
 
+import json
 import re
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def chain(**given: object) -> str:
     """What stands between the base and the runtime."""
     text = flat(image.worker_image(job(**given)))
     before, _, after = text.partition(RUNTIME)
-    assert after.endswith('.add_local_python_source("modalbatch", "handlers")')
-    return before.removeprefix('modal.Image.debian_slim(python_version="3.12")')
+    # A pipe's module is mounted too: what it does to the image decides data.
+    modules = ["modalbatch", "handlers", *([given["pipe"].partition(":")[0]] if "pipe" in given else [])]
+    assert after.endswith(f".add_local_python_source({', '.join(json.dumps(name) for name in modules)})")
 
 
 def test_the_runtime_comes_last_then_local_source() -> None:
