@@ -142,11 +142,11 @@ class Counts:
         return self.in_ == self.out_of + self.dead + self.filtered + self.dropped
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
     def to_json(self) -> Json:
         """With `in` for `in_`."""
-        return {name.rstrip("_"): value for name, value in asdict(self).items()}
+        return {name.rstrip("_"): getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Counts:
@@ -297,6 +297,22 @@ class Manifest:
     n_receipts: int = 0
     part_bytes: int = 0
     extra: Json = field(default_factory=dict)
+
+    def is_void(self, name: str) -> bool:
+        """Whether a receipt of this name, live or not, may be one that was retired and that a sweep still takes.
+
+        A late attempt may write a retired name again after it was deleted; once the manifests have forgotten the name,
+        the highest generation forgotten of its fingerprint (`extra.void`) speaks for it.
+        """
+        found = parse_receipt_name(name)
+        return found is not None and found.generation <= self.extra.get("void", {}).get(found.fp8, 0)
+
+    def void_with(self, forgotten: Iterable[str]) -> dict[str, int]:
+        """`extra.void` of a manifest that does not list these retired names any more."""
+        void: dict[str, int] = dict(self.extra.get("void", {}))
+        for found in filter(None, map(parse_receipt_name, forgotten)):
+            void[found.fp8] = max(void.get(found.fp8, 0), found.generation)
+        return void
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, sealed."""

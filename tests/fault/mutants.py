@@ -77,7 +77,7 @@ def sweep_what_is_not_live() -> AbstractContextManager[None]:
 
 
 def delete_on_bare_lost() -> AbstractContextManager[None]:
-    """A lost reply, repeated by the client, answers "taken" to our own success, and nobody reads back."""
+    """A lost reply, repeated by the client, answers "taken" to our own success, and nobody reads back or looks."""
     create = memory_store.MemoryStore.create
 
     def create_with_deaf_client(store: Any, name: str, data: bytes) -> bool:
@@ -91,7 +91,9 @@ def delete_on_bare_lost() -> AbstractContextManager[None]:
         return receipt
 
     return _changed(
-        (memory_store.MemoryStore, "create", create_with_deaf_client), (ObjectSink, "commit", commit_or_delete)
+        (memory_store.MemoryStore, "create", create_with_deaf_client),
+        (ObjectSink, "commit", commit_or_delete),
+        (index.Index, "has_parts", lambda self, receipt: True),
     )
 
 

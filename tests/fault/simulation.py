@@ -532,7 +532,7 @@ def simulate(seed: int, spool_dir: Path, *, is_vandalised: bool = False) -> Worl
     """One schedule, to its quiet end."""
     world = World(seed, spool_dir, is_vandalised=is_vandalised)
     try:
-        world.chaos(world.rng.randrange(100, 700))
+        world.chaos(world.rng.randrange(80, 500))
         world.quiet_end()
     finally:
         for actor in world.actors:

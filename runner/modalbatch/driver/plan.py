@@ -109,7 +109,11 @@ def read_sink(sink: ObjectSink, index: Index, fingerprint: str, *, keep: bool) -
             index.add_receipt(name)
     for name, receipt in sink.live(manifest):
         index.fill_receipt(name, receipt, live=True, accepted=receipt.fingerprint in accepted)
-    unread = [name for name in index.unread(fp[:8] for fp in accepted) if name not in retired]
+    unread = [
+        name
+        for name in index.unread(fp[:8] for fp in accepted)
+        if name not in retired and not (manifest and manifest.is_void(name))
+    ]
     for name, read in read_receipts(sink, unread):
         if read and read.fingerprint in accepted:
             index.fill_receipt(name, read, live=False, accepted=True)

@@ -38,6 +38,7 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
         return old
     segments += _write_segments(sink, index.rest(), sight.generation)
     totals = index.totals()
+    void = old.void_with(set(old.retired).difference(retired)) if old else {}
     manifest = Manifest(
         number=sight.generation,
         run_id=run_id,
@@ -47,6 +48,7 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
         counts=totals.counts,
         n_receipts=totals.n_receipts,
         part_bytes=totals.part_bytes,
+        extra={"void": void} if void else {},
     )
     # A reader of `_SUCCESS` must not follow it to what the sweep is about to take.
     sink.unmark_success()

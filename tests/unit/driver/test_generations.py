@@ -186,3 +186,21 @@ def test_keep_counts_results_of_the_accepted_fingerprints(sink) -> None:
     assert missing == []
     assert publish(sink, index, sight, "r").accepted == tuple(sorted([FP, OTHER]))
     assert plan(sink, "a")[2] == []
+
+
+def test_a_retired_receipt_that_a_late_attempt_writes_again_stays_void(sink) -> None:
+    """A slow sweep of the manifest that retired it would delete it under a manifest that lists it."""
+    old = receipt(sink, "a")
+    receipt(sink, "b")
+    retiring = publish(sink, *plan(sink, "b", on_removed="drop")[:2], "r")
+    sink.delete([*retiring.retired, old.parts[0].name])
+    receipt(sink, "c", generation=2)
+    forgetting = publish(sink, *plan(sink, "b", "c")[:2], "r")
+    assert (forgetting.retired, forgetting.extra) == ((), {"void": {FP[:8]: 1}})
+    receipt(sink, "a", "b" * 32)
+    index, sight, missing = plan(sink, "a", "b", "c")
+    assert missing == ["a"]
+    assert generation(index, sight, "a") == 3
+    # What another run did meanwhile in a later generation counts.
+    receipt(sink, "d", generation=2)
+    assert plan(sink, "a", "b", "c", "d")[2] == ["a"]
