@@ -29,8 +29,9 @@ def chain(**given: object) -> str:
     text = flat(image.worker_image(job(**given)))
     before, _, after = text.partition(RUNTIME)
     # A pipe's module is mounted too: what it does to the image decides data.
-    modules = ["modalbatch", "handlers", *([given["pipe"].partition(":")[0]] if "pipe" in given else [])]
+    modules = ["modalbatch", "handlers", *([str(given["pipe"]).partition(":")[0]] if "pipe" in given else [])]
     assert after.endswith(f".add_local_python_source({', '.join(json.dumps(name) for name in modules)})")
+    return before.removeprefix('modal.Image.debian_slim(python_version="3.12")')
 
 
 def test_the_runtime_comes_last_then_local_source() -> None:
