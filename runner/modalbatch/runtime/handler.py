@@ -5,7 +5,6 @@ Owns the contract of a handler: function, class, generator, coroutine; one recor
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 import math
@@ -107,6 +106,8 @@ class Handler:
         if callable(close):
             got = close()
             if inspect.isawaitable(got):
+                import asyncio
+
                 asyncio.run(_wait_for(got))
 
 
@@ -197,7 +198,9 @@ def _is_ours(trace: Any) -> bool:
 
 def is_transient(error: BaseException, retry_on: frozenset[str]) -> bool:
     """Whether the failure is worth another try by itself (`guarantees.md` section 5)."""
-    if isinstance(error, (Retry, TimeoutError, ConnectionError, asyncio.TimeoutError)):
+    if isinstance(error, (Retry, TimeoutError, ConnectionError)):
+        return True
+    if type(error).__name__ == "TimeoutError":  # in Python 3.10 asyncio and concurrent.futures have their own
         return True
     if any(
         f"{cls.__module__}.{cls.__qualname__}" in retry_on or cls.__qualname__ in retry_on
