@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import Any
 from harness import run_job
 from modalbatch.job import Handler, Job, OnError, Retries, Sink, Source
 from modalbatch.records import parse_receipt_name
-from modalbatch.runtime import child, slot, worker
+from modalbatch.runtime import slot
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores.local import LocalStore
 
@@ -65,30 +66,20 @@ class ForkedProcess:
         return self.returncode
 
 
-class ForkedChild(child.Child):
-    """A slot that is forked instead of started: the same code, a twentieth of the time."""
-
-    def __init__(self, job: Job) -> None:
-        import socket
-
-        self.progress = child.Progress()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = ForkedProcess((theirs.fileno(), self.progress.fd))  # type: ignore[assignment]
-        self._socket = ours
-        self._read = bytearray()
-        self.start_error = None
-        self._is_ready = False
-        self.send({"job": job.to_json()})
-
-
 @contextmanager
 def forked_slots() -> Any:
-    before, worker.Child = worker.Child, ForkedChild
+    """Slots are forked instead of started: the same code, a twentieth of the time."""
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        is_slot = command[1:3] == ["-m", "modalbatch.runtime.slot"]
+        return ForkedProcess(options["pass_fds"]) if is_slot else popen(command, **options)
+
+    subprocess.Popen = start  # type: ignore[assignment, misc]
     try:
         yield
     finally:
-        worker.Child = before
+        subprocess.Popen = popen  # type: ignore[misc]
 
 
 def make_job(folder: Path) -> Job:
