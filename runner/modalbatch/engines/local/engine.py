@@ -69,7 +69,6 @@ class Engine:
             store=self.store,
             cache=EnvironmentCache(cache, config.uv_path, environ),
             cache_folder=cache,
-            uv_path=config.uv_path,
             log_folder=state / "logs",
             environ=environ,
         )

@@ -130,16 +130,17 @@ class EnvironmentCache:
                 for name, data in step.files:
                     (draft / name).write_bytes(data)
                 if step.tool == "sync":
-                    arguments = await self._export(step, draft, environ)
+                    arguments = await self._export(step, draft, python, environ)
                 await self._uv([*install, *arguments], draft, environ)
             (draft / "env").rename(path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    async def _export(self, step: Step, folder: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    async def _export(self, step: Step, folder: Path, python: str, environ: Mapping[str, str]) -> tuple[str, ...]:
         """Turns `uv sync` of a project's files into a requirements file for the one environment."""
         kept = [word for word in step.arguments if word != "--no-install-workspace"]
-        command = ["export", "--quiet", "--no-emit-workspace", "--no-hashes", "--output-file", "project.txt"]
+        command = ["export", "--quiet", "--no-emit-workspace", "--no-hashes", "--python", python]
+        command += ["--output-file", "project.txt"]
         await self._uv([*command, *kept], folder, environ)
         return ("-r", "project.txt")
 
@@ -182,4 +183,5 @@ def _build_environ(environ: Mapping[str, str]) -> dict[str, str]:
     for pip_name, uv_name in _UV_NAMES.items():
         if environ.get(pip_name) and uv_name not in kept:
             kept[uv_name] = environ[pip_name]
+    kept["UV_PYTHON_DOWNLOADS"] = "never"  # which Python is used is decided before; without one uv fetches its own
     return kept

@@ -1,22 +1,25 @@
 """Python interpreters of this machine. Runs on: laptop.
 
-Owns the choice for an image: the minor version that it wants, else the nearest that there is. Installs none.
+Owns the choice for an image: the minor version that it wants, else the nearest that there is. Installs none, and
+asks nobody: it looks where pyenv, uv, `PATH` and the system keep them, which costs a few milliseconds, so that a Python
+installed a moment ago is found. Only what an executable said of itself is kept.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Minor versions of Python 3 that the supported range of modal runs on.
 SUPPORTED_MINORS = range(10, 15)
 _PROBE = "import sys; print(sys._base_executable or sys.executable); print('.'.join(map(str, sys.version_info[:3])))"
-_PROBE_LIMIT_S = 20
+_PROBE_LIMIT_S = 5
+_MAX_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,60 +42,78 @@ def own_interpreter() -> Interpreter:
     return Interpreter(path=path, version=".".join(map(str, sys.version_info[:3])))
 
 
-def choose_interpreter(wanted: str, cache_path: Path, uv_path: str) -> tuple[Interpreter, str]:
+def choose_interpreter(wanted: str, cache_path: Path, environ: Mapping[str, str]) -> tuple[Interpreter, str]:
     """The interpreter for a version like "3.12" ("" for our own), and a note when it is not that one.
 
-    Finding is slow (it starts interpreters), so findings are kept in `cache_path`.
+    `cache_path` keeps what executables said, also when it was of no use, so that none is started twice.
     """
     own = own_interpreter()
     minor = int(wanted.split(".")[1]) if wanted else own.minor
     if minor == own.minor:
         return own, ""
-    found = _find(minor, cache_path, uv_path)
+    probes = _Probes(cache_path)
+    found = next(probes.interpreters(minor, environ), None)
     if found is not None:
         return found, ""
-    others = [own] + [
-        other for m in SUPPORTED_MINORS if m not in (own.minor, minor) and (other := _find(m, cache_path, uv_path))
-    ]
+    others = [own]
+    for other in SUPPORTED_MINORS:
+        if other not in (own.minor, minor):
+            others += list(probes.interpreters(other, environ))[:1]
     nearest = min(others, key=lambda other: (abs(other.minor - minor), -other.minor))
     return nearest, f"python 3.{minor} is not installed here: using {nearest.version}"
 
 
-def _find(minor: int, cache_path: Path, uv_path: str) -> Interpreter | None:
-    known: dict[str, list[str]] = json.loads(cache_path.read_text()) if cache_path.exists() else {}
-    entry = known.get(str(minor))
-    if entry and Path(entry[0]).exists():
-        return Interpreter(path=entry[0], version=entry[1])
-    for candidate in _candidates(minor, uv_path):
-        found = _probe(candidate)
-        if found is not None and found.minor == minor:
-            known[str(minor)] = [found.path, found.version]
-            cache_path.parent.mkdir(parents=True, exist_ok=True)
-            draft = cache_path.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps(known))
-            draft.replace(cache_path)
-            return found
-    return None
+class _Probes:
+    """What executables said of themselves, by path and time of change."""
+
+    def __init__(self, cache_path: Path) -> None:
+        self._path = cache_path
+        self._told: dict[str, list[str]] = {}
+        try:
+            self._told = json.loads(cache_path.read_text())["told"]
+        except (OSError, ValueError, KeyError, TypeError):  # new, or of an older version
+            pass
+
+    def interpreters(self, minor: int, environ: Mapping[str, str]) -> Iterator[Interpreter]:
+        """Every Python 3.`minor`, the preferred one first; lazy."""
+        for path in _candidates(minor, environ):
+            told = self._ask(path)
+            if told and told[1].startswith(f"3.{minor}."):
+                yield Interpreter(path=told[0], version=told[1])
+
+    def _ask(self, path: Path) -> list[str]:
+        key = f"{path} {path.stat().st_mtime_ns}"
+        if key not in self._told:
+            self._told[key] = _probe(path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._path.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps({"told": dict(list(self._told.items())[-_MAX_KEPT:])}))
+            draft.replace(self._path)
+        return self._told[key]
 
 
-def _candidates(minor: int, uv_path: str) -> list[str]:
-    name = f"3.{minor}"
-    places = [shutil.which(f"python{name}") or ""]
-    found = sorted((Path.home() / ".pyenv" / "versions").glob(f"{name}.*/bin/python"), reverse=True)
-    places += [str(path) for path in found]
-    command = [uv_path, "python", "find", "--no-project", "--no-python-downloads", name]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    places += told.stdout.split("\n")[:1] if told.returncode == 0 else []
-    return [place for place in places if place]
+def _candidates(minor: int, environ: Mapping[str, str]) -> Iterator[Path]:
+    """Executables that may be a Python 3.`minor`, by where they are; each is there."""
+    home, name = Path(environ.get("HOME") or Path.home()), f"python3.{minor}"
+    pyenv = Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions"
+    data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    managed = Path(environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
+    # Last the system's own: a PATH may be as short as one folder.
+    on_path = [Path(folder) for folder in environ.get("PATH", "").split(os.pathsep) if folder]
+    folders = dict.fromkeys([*on_path, Path("/usr/local/bin"), Path("/usr/bin")])
+    places = sorted(pyenv.glob(f"3.{minor}.*/bin/{name}"), reverse=True)
+    places += [folder / name for folder in folders]
+    places += sorted(managed.glob(f"cpython-3.{minor}.*/bin/{name}"), reverse=True)
+    return (path for path in places if os.access(path, os.X_OK) and path.is_file())
 
 
-def _probe(path: str) -> Interpreter | None:
-    """What an executable says of itself; a pyenv shim without that version says nothing."""
+def _probe(path: Path) -> list[str]:
+    """Base executable and version; empty for what is no Python, as a pyenv shim without that version."""
     try:
         told = subprocess.run(
             [path, "-I", "-c", _PROBE], capture_output=True, text=True, check=False, timeout=_PROBE_LIMIT_S
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = told.stdout.split()
-    return Interpreter(path=lines[0], version=lines[1]) if told.returncode == 0 and len(lines) == 2 else None
+        return []
+    lines = told.stdout.splitlines()
+    return lines if told.returncode == 0 and len(lines) == 2 else []

@@ -35,14 +35,13 @@ class Provisioner:
         store: Store,
         cache: EnvironmentCache,
         cache_folder: Path,
-        uv_path: str,
         log_folder: Path,
         environ: Mapping[str, str],
     ) -> None:
         self._store = store
         self._cache = cache
         self._interpreters_path = cache_folder / "interpreters.json"
-        self._uv_path = uv_path
+        self._environ = environ
         self._log_folder = log_folder
         self.environ = container_environ(environ)
         self._specs: dict[str, ImageSpec] = {}
@@ -83,7 +82,7 @@ class Provisioner:
         Raises: ModalbatchError when it cannot be built.
         """
         spec = self.spec(image_id)
-        wanted, note = await asyncio.to_thread(choose_interpreter, spec.python, self._interpreters_path, self._uv_path)
+        wanted, note = await asyncio.to_thread(choose_interpreter, spec.python, self._interpreters_path, self._environ)
         if note:
             self.note(note)
             say(note)
