@@ -41,7 +41,7 @@ def test_what_a_person_reads(modalbatch, squares):
         "local · N containers · out/\n"
         "squares: 2 inputs, 2 splits, 90 bytes · fingerprint F · the sink is new\n"
         "  + new: 2 splits, 90 bytes: data/a.jsonl, data/b.jsonl\n"
-        "apply would process 2 splits, 90 bytes, and publish manifest 1\n"
+        "processing 2 splits, 90 bytes, for manifest 1\n"
         "done in TIME: 10 records in: 10 out, 0 dead, 0 filtered, 0 dropped · RATE\n"
         "splits: 2 done, 0 kept, 0 failed\n"
         "out/: 10 records live, 192 bytes, manifest 1\n"
@@ -108,7 +108,7 @@ def test_dead_letters_are_exit_code_1_again_and_again(modalbatch, squares, work)
     assert done.code == 1
     assert done.err.splitlines()[-2:] == [
         "dead letters: 1 record with error and position in out/_modalbatch/dead/",
-        "next: modalbatch ls · modalbatch cat · modalbatch verify",
+        "next: modalbatch cat --dead · modalbatch ls · modalbatch verify",
     ]
     assert not (squares / "_SUCCESS").exists()
     again = modalbatch("apply", "squares.yaml", "--json")

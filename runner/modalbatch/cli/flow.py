@@ -118,7 +118,7 @@ class Flow:
         request = runs.Request(run_id="", keep=keep, into_existing=wish.into_existing, adopt=wish.adopt)
         decides = leaves(self._job, [target.spec_dir])
         facts = plan_facts(self._job, self._sink, source, target.fingerprint, decides, request=request)
-        self._console.event({"event": "plan", **facts}, [str(line) for line in plan_lines(facts)])
+        self._console.event({"event": "plan", **facts}, [str(line) for line in plan_lines(facts, is_apply=True)])
         self.result["plan"] = facts
         return facts
 

@@ -19,8 +19,8 @@ class Line(NamedTuple):
         return f"  {self.symbol} {self.text}" if self.symbol.strip() else self.text
 
 
-def plan_lines(facts: Json) -> list[Line]:
-    """What is new, changed, kept and removed, why, and what `apply` would do."""
+def plan_lines(facts: Json, *, is_apply: bool = False) -> list[Line]:
+    """What is new, changed, kept and removed, why, and what `apply` would do, or does (`is_apply`)."""
     found = f"{count(facts['inputs'], 'input')}, {count(facts['splits'], 'split')}, {quantity(facts['bytes'])}"
     stands = f"manifest {facts['manifest']}" if facts["manifest"] else "the sink is new"
     lines = [Line(" ", f"{facts['name']}: {found} · fingerprint {facts['fingerprint'][:8]} · {stands}")]
@@ -37,7 +37,7 @@ def plan_lines(facts: Json) -> list[Line]:
         names = _names(gone["examples"], gone["inputs"])
         text = f"{gone['inputs']:,} removed: {names}; output {what} (source.on_removed: {facts['on_removed']})"
         lines.append(Line("-", text))
-    lines.append(Line(" ", _outlook(facts)))
+    lines.append(Line(" ", _outlook(facts, is_apply=is_apply)))
     return lines
 
 
@@ -67,11 +67,14 @@ def _why_code(keys: Sequence[str]) -> str:
     return ", ".join(words) or "the handler, the image or an option that decides data changed"
 
 
-def _outlook(facts: Json) -> str:
+def _outlook(facts: Json, *, is_apply: bool) -> str:
     if facts["is_done"]:
         return f"nothing to do: manifest {facts['manifest']} says all of it"
     todo, number = facts["todo"], facts["manifest"] + 1
     if not todo["splits"]:
-        return f"apply would publish manifest {number}; nothing is to be processed"
+        does = "publishing" if is_apply else "apply would publish"
+        return f"{does} manifest {number}; nothing is to be processed"
     work = f"{count(todo['splits'], 'split')}, {quantity(todo['bytes'])}"
+    if is_apply:
+        return f"processing {work}, for manifest {number}"
     return f"apply would process {work}, and publish manifest {number}"

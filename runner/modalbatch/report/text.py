@@ -79,7 +79,7 @@ def live_line(manifest: Manifest, sink: str) -> str:
 
 def next_lines(n_dead: int, sink: str) -> list[str]:
     """What to type next."""
-    lines = ["next: modalbatch ls · modalbatch cat · modalbatch verify"]
-    if n_dead:
-        lines.insert(0, f"dead letters: {count(n_dead, 'record')} with error and position in {sink}_modalbatch/dead/")
-    return lines
+    if not n_dead:
+        return ["next: modalbatch ls · modalbatch cat · modalbatch verify"]
+    dead = f"dead letters: {count(n_dead, 'record')} with error and position in {sink}_modalbatch/dead/"
+    return [dead, "next: modalbatch cat --dead · modalbatch ls · modalbatch verify"]

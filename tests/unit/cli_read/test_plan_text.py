@@ -58,6 +58,7 @@ def test_all_reasons() -> None:
         "  - 2 removed: gone, gone2; output kept (source.on_removed: keep)",
         "apply would process 328 splits, 1.0 GiB, and publish manifest 7",
     ]
+    assert str(plan_lines(plan, is_apply=True)[-1]) == "processing 328 splits, 1.0 GiB, for manifest 7"
 
 
 def test_removed_output_and_nothing_else() -> None:
