@@ -153,3 +153,12 @@ def test_a_reader_that_leaves_is_no_error():
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(("args", "code"), [(["version"], 0), (["zzz"], 2)])
+def test_the_package_is_the_command_too(args, code, tmp_path):
+    script = [str(Path(sys.executable).with_name("modalbatch"))]
+    module = [sys.executable, "-m", "modalbatch"]
+    ran = [subprocess.run([*by, *args], cwd=tmp_path, capture_output=True, check=False) for by in (script, module)]
+    assert [done.returncode for done in ran] == [code, code]
+    assert (ran[0].stdout, ran[0].stderr) == (ran[1].stdout, ran[1].stderr)
