@@ -77,7 +77,8 @@ class Command:
 
     def _popen(self, program: str, args: tuple[str, ...], environ: dict[str, str]) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+        # As in an activated environment; marks stand at the end too, since containers are given PATH and little else.
+        path = os.pathsep.join([str(BIN), os.environ["PATH"], *(f"/{name}" for name in self.environ)])
         variables = {**os.environ, "PATH": path, "MODALBATCH_HOME": str(self.home), **self.environ, **environ}
         command = [str(BIN / program), *args]
         return subprocess.Popen(command, cwd=self.cwd, env=variables, text=True, stdin=pipe, stdout=pipe, stderr=pipe)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 
 from command import Command, remaining, write_records
 
+#: Several sessions of pytest may run on one machine.
+SESSION = secrets.token_hex(4)
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 
 
@@ -24,7 +28,7 @@ def work(tmp_path: Path) -> Path:
 @pytest.fixture
 def modalbatch(tmp_path: Path, work: Path) -> Iterator[Command]:
     """The command, in `work`; nothing that it started runs afterwards, even where it was killed."""
-    mark = f"MODALBATCH_TEST_{tmp_path.name}"
+    mark = f"MODALBATCH_TEST_{SESSION}_{tmp_path.name}"
     command = Command(tmp_path / "home", work, {mark: "1"})
     yield command
     command.close()
@@ -42,12 +46,14 @@ def example(work: Path) -> Callable[[str], Path]:
     return copy
 
 
-SQUARES = """\
+# The Python of the tests, so that what is said does not depend on which others are installed.
+SQUARES = f"""\
 version: 1
 name: squares
 handler: handlers:square
-source: {uri: data/*.jsonl, split: {files: 1}}
+source: {{uri: data/*.jsonl, split: {{files: 1}}}}
 sink: out/
+image: {{python: "3.{sys.version_info.minor}"}}
 """
 HANDLER = """\
 def square(record):
