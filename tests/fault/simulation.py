@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,19 @@ from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request, ask_to_stop
 from modalbatch.errors import ModalbatchError, UnavailableError
 from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
-from modalbatch.records import Manifest, Receipt, Split, Unit, encode, is_ours, parse_manifest_name, parse_receipt_name
+from modalbatch.records import (
+    Counts,
+    Manifest,
+    Receipt,
+    Split,
+    Unit,
+    encode,
+    is_ours,
+    parse_manifest_name,
+    parse_receipt_name,
+    total,
+)
+from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.sinks.objects import ObjectSink
 
@@ -191,6 +204,8 @@ class World:
         self.fault_rate = self.rng.choice([0.0, 0.0, 0.01])
         self.is_vandalised = is_vandalised
         self.violations: list[Violation] = []
+        #: Attempts that copied what is gone from the source.
+        self.carried: set[str] = set()
         #: Objects that somebody else deleted.
         self.vandalised: set[str] = set()
         #: Of the newest manifest: object names, unit of each input.
@@ -316,7 +331,9 @@ class World:
                     sink,
                     split,
                     actor.attempt,
-                    answer=self._work(split, actor.attempt, paths),
+                    answer=self._carry(job, sink, split, actor.attempt, paths)
+                    if split.carry
+                    else self._work(split, actor.attempt, paths),
                     paths=paths,
                     elapsed_s=lambda: self.memory.clock_s - actor.started_s,
                 )
@@ -329,15 +346,23 @@ class World:
         return encode({"split": split.id, **answer})
 
     def _work(self, split: Split, attempt: str, paths: tuple[Path, Path]) -> dict[str, Any]:
-        n_out, n_dead = self.rng.choice([(0, 0), (1, 0), (2, 0), (1, 1)])
+        given = [self.rng.choice([(0, 0), (1, 0), (2, 0), (1, 1)]) for _ in split.units]
         sizes = []
-        for path, n_lines in zip(paths, (n_out, n_dead), strict=True):
-            line = encode({"attempt": attempt, "units": [unit.id for unit in split.units]}) + "\n"
-            data = line.encode() * n_lines
+        for path, which in zip(paths, (0, 1), strict=True):
+            lines = [encode({"attempt": attempt, "unit": unit.id}) + "\n" for unit in split.units]
+            data = "".join(line * n[which] for line, n in zip(lines, given, strict=True)).encode()
             path.write_bytes(data)
             sizes.append([len(data), hashlib.sha256(data).hexdigest()])
-        counts = {"in_": n_out + n_dead, "out_of": n_out, "dead": n_dead, "out": n_out}
-        return {"counts": counts, "part": sizes[0], "dead": sizes[1]}
+        units = [Counts(in_=n_out + n_dead, out_of=n_out, dead=n_dead, out=n_out) for n_out, n_dead in given]
+        counts = [asdict(item) for item in (total(units), *units)]
+        return {"counts": counts[0], "units": counts[1:], "part": sizes[0], "dead": sizes[1]}
+
+    def _carry(
+        self, job: Job, sink: ObjectSink, split: Split, attempt: str, paths: tuple[Path, Path]
+    ) -> dict[str, Any]:
+        answer = carry_over(job, sink, split, paths)
+        self.carried.add(attempt)
+        return answer
 
     def strikes(self) -> bool:
         """Whether the network fails this operation."""
@@ -485,9 +510,15 @@ class World:
                 continue
             if stored is None or hashlib.sha256(stored.data).hexdigest() != part.sha256:
                 raise self.violation(f"I2: `{part.name}` is live and gone or altered")
-            for line in stored.data.splitlines():
-                if json.loads(line) != {"attempt": receipt.attempt, "units": [unit.id for unit in receipt.units]}:
-                    raise self.violation(f"I7: `{part.name}` is not of its receipt's attempt")
+            lines = [json.loads(line) for line in stored.data.splitlines()]
+            what = [counts.dead if part in receipt.dead else counts.out for counts in receipt.unit_counts]
+            if [line["unit"] for line in lines] != [
+                unit.id for unit, n in zip(receipt.units, what, strict=True) for _ in range(n)
+            ]:
+                raise self.violation(f"`{part.name}` is not what its receipt says of each input")
+            attempts = {line["attempt"] for line in lines}
+            if len(attempts) > 1 or (receipt.attempt not in self.carried and attempts - {receipt.attempt}):
+                raise self.violation(f"I7: `{part.name}` is not of its receipt's attempt")
 
     def _check_cover(self, manifest: Manifest, covered: dict[str, str], writer: Actor) -> None:
         wanted = {unit.uri: unit.id for unit in writer.wanted.values()}
@@ -495,6 +526,10 @@ class World:
             if covered.get(uri) != unit_id:
                 raise self.violation(f"I5: manifest {manifest.number} lacks `{uri}`")
         before = {unit.uri: unit.id for receipt in self.live.values() for unit in receipt.units}
+        for uri, unit_id in before.items():
+            is_kept = self.on_removed == "keep" and uri not in wanted and not self.vandalised
+            if is_kept and covered.get(uri) != unit_id:
+                raise self.violation(f"manifest {manifest.number} gives up `{uri}`, which is gone")
         for uri, unit_id in covered.items():
             if uri in wanted:
                 continue

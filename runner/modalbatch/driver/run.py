@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from modalbatch.driver import runs
@@ -35,7 +36,7 @@ from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
 from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Json, Manifest, Split, Unit, encode
+from modalbatch.records import Json, Manifest, Split, encode
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
@@ -255,6 +256,12 @@ class Run:
         )
         if verdict.exit_code == 0 and manifest:
             self.sink.mark_success(manifest)
+            if self.sink.newest_number() > manifest.number:
+                # `_SUCCESS` may just have been turned back to a manifest whose parts are swept.
+                raise Moved("another run published while this one ended")
+        else:
+            # A limit of the spec may have changed since: the same sink is no success any more.
+            self.sink.unmark_success()
         return verdict
 
     # -- feeding
@@ -270,20 +277,22 @@ class Run:
             index.settle_removed(self.job.source.on_removed)
         if self._round > 2 + MAX_ROUNDS or not index.n_missing():
             return None
-        units = [unit for unit in index.missing() if unit.uri not in self._settlement.changed_inputs()]
-        return self._noted(iter(units)) if units else None
+        given_up = self._settlement.changed_inputs()
+        units = [unit for unit in index.missing() if unit.uri not in given_up]
+        carries = (carry for carry in index.carries() if given_up.isdisjoint(unit.uri for unit in carry.units))
+        return self._noted(chain(self._maker.splits(iter(units)), self._maker.carried(carries)))
 
     def _first_round(self) -> Iterator[Split]:
         n_todo = 0
-        for split in self._noted(enumerate_missing(self.source, self._index)):
+        for split in self._noted(self._maker.splits(enumerate_missing(self.source, self._index))):
             n_todo += len(split.units)
             yield split
         self.todo_is_known = True
         self.n_kept = self._index.n_wanted() - n_todo
 
-    def _noted(self, units: Iterator[Unit]) -> Iterator[Split]:
-        """Splits of units, counted; `_SUCCESS` goes before the first receipt of a run that changes the sink."""
-        for split in self._maker.splits(units):
+    def _noted(self, splits: Iterator[Split]) -> Iterator[Split]:
+        """Splits, counted; `_SUCCESS` goes before the first receipt of a run that changes the sink."""
+        for split in splits:
             if not self.n_todo:
                 self.sink.unmark_success()
             self.n_todo += 1

@@ -278,3 +278,11 @@ def test_a_slot_that_dies_of_nothing_in_the_split_ends_the_attempt(run) -> None:
     ran = run(code, RECORDS[:3], retries=Retries(max_retries=0))
     assert ran.outcome["exit_code"] == 75
     assert ran.outcome["error"]["message"].endswith("the slot ended with exit code 9")
+
+
+def test_success_goes_when_a_limit_of_the_spec_makes_it_none(run, tmp_path) -> None:
+    code = "def work(r):\n  if r['n'] == 3: raise ValueError('x')\n  return r"
+    for on_error, exit_code, is_marked in ((OnError(max_failed=1), 0, True), (OnError(), 1, False)):
+        ran = run(code, RECORDS, on_error=on_error, version="1")
+        assert ran.outcome["exit_code"] == exit_code
+        assert (tmp_path / "out/_SUCCESS").exists() is is_marked
