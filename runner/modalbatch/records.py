@@ -83,6 +83,8 @@ class Split:
     is_sample: bool = False
     #: What earlier attempts found out about records that hang (see `runtime.supervise.Suspects`).
     suspects: Json = field(default_factory=dict)
+    #: Name of a receipt: its records of these units are copied, no handler is called (see `runtime.carry`).
+    carry: str = ""
 
     @property
     def id(self) -> str:
@@ -101,6 +103,7 @@ class Split:
                 "roots": dict(self.roots),
                 "is_sample": self.is_sample,
                 "suspects": self.suspects,
+                "carry": self.carry,
             }
         )
 
@@ -148,6 +151,10 @@ class Counts:
         """With `in` for `in_`."""
         return {name.rstrip("_"): getattr(self, name) for name in self.__slots__}
 
+    def to_brief(self) -> Json:
+        """`to_json` without what is 0."""
+        return {name: value for name, value in self.to_json().items() if value}
+
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Counts:
         """What `to_json` wrote; unknown names of a later writer are left out."""
@@ -171,6 +178,8 @@ class Receipt:
     attempt: str
     run_id: str
     units: tuple[Unit, ...]
+    #: What each unit gave, in the order of `units`, in which the records of the parts lie, too. Empty: not known.
+    unit_counts: tuple[Counts, ...] = ()
     parts: tuple[Part, ...] = ()
     dead: tuple[Part, ...] = ()
     counts: Counts = Counts()
@@ -191,7 +200,7 @@ class Receipt:
             "generation": self.generation,
             "attempt": self.attempt,
             "run_id": self.run_id,
-            "inputs": [[unit.uri, unit.identity, unit.start, unit.end] for unit in self.units],
+            "inputs": self._inputs(),
             "parts": self.parts,
             "dead": self.dead,
             "counts": self.counts.to_json(),
@@ -199,6 +208,12 @@ class Receipt:
             "container": self.container,
             "gpu": self.gpu,
         }
+
+    def _inputs(self) -> list[list[Any]]:
+        inputs: list[list[Any]] = [[unit.uri, unit.identity, unit.start, unit.end] for unit in self.units]
+        for item, counts in zip(inputs, self.unit_counts, strict=False):
+            item.append(counts.to_brief())
+        return inputs
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Receipt:
@@ -209,13 +224,15 @@ class Receipt:
         """
         check_format(data, "receipt")
         try:
+            inputs = data["inputs"]
             return cls(
                 split=data["split"],
                 fingerprint=data["fingerprint"],
                 generation=data["generation"],
                 attempt=data["attempt"],
                 run_id=data["run_id"],
-                units=tuple(Unit(uri, identity, "", start, end, False) for uri, identity, start, end in data["inputs"]),
+                units=tuple(Unit(uri, identity, "", start, end, False) for uri, identity, start, end, *_ in inputs),
+                unit_counts=tuple(Counts.from_json(item[4]) for item in inputs if len(item) > 4),
                 parts=tuple(Part(*part) for part in data["parts"]),
                 dead=tuple(Part(*part) for part in data["dead"]),
                 counts=Counts.from_json(data["counts"]),

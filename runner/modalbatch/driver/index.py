@@ -31,11 +31,14 @@ CREATE INDEX receipt_split ON receipt (split, fp8);
 CREATE TABLE cover (unit TEXT PRIMARY KEY, uri TEXT, receipt TEXT, seen INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE INDEX cover_receipt ON cover (receipt);
 CREATE TABLE want (unit TEXT PRIMARY KEY, seq INTEGER, json TEXT) WITHOUT ROWID;
+CREATE TABLE carry (unit TEXT PRIMARY KEY, receipt TEXT) WITHOUT ROWID;  -- gone, and its receipt is given up
 CREATE TABLE listed (uri TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE was (uri TEXT, accepted INTEGER, PRIMARY KEY (uri, accepted)) WITHOUT ROWID;
 CREATE TABLE lost (unit TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE same (unit TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+
+_UNCOVERED = "unit NOT IN (SELECT unit FROM cover)"
 
 #: Every wanted unit with its reason, in listing order.
 _REASONS = """
@@ -92,6 +95,14 @@ class Reasons(NamedTuple):
     lost: Group
     #: Inputs with live output that are gone; in inputs only.
     removed: Group
+
+
+class Carry(NamedTuple):
+    """Units that are gone from the source, and whose output is copied out of a receipt that is given up."""
+
+    receipt: str
+    fingerprint: str
+    units: list[Unit]
 
 
 class Totals(NamedTuple):
@@ -212,7 +223,8 @@ class Index:
 
         A receipt stays iff each of its units is wanted, or is live while its input is gone and `on_removed` is `keep`.
         What an older handler made of an input that is gone stays too: nobody can make it again. A receipt that no
-        manifest ever listed does not: an input could have one for each of its earlier states.
+        manifest ever listed does not: an input could have one for each of its earlier states. Where a live receipt is
+        given up for some of its units, those that are gone are carried over (`carries`).
         """
         keep = on_removed == "keep"
         given_up = "AND (NOT live OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
@@ -221,12 +233,34 @@ class Index:
             f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
         )
         self._db.execute("DELETE FROM cover WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)")
-        if keep:
-            rows = self._db.execute("SELECT name, json FROM receipt WHERE live AND NOT accepted AND json IS NOT NULL")
-            for name, text in rows.fetchall():
+        if keep and self._count("SELECT EXISTS (SELECT 1 FROM was WHERE uri NOT IN (SELECT uri FROM listed))"):
+            self._keep_gone()
+
+    def _keep_gone(self) -> None:
+        last = ""
+        sql = "SELECT name, json FROM receipt WHERE live AND NOT chosen AND json IS NOT NULL AND name > ? ORDER BY name"
+        while rows := self._db.execute(f"{sql} LIMIT 1000", (last,)).fetchall():
+            last = rows[-1][0]
+            for name, text in rows:
                 receipt = receipt_of(text)
-                if not any(self._is_listed(unit.uri) for unit in receipt.units):
+                gone = [unit for unit in receipt.units if not self._is_listed(unit.uri)]
+                if len(gone) == len(receipt.units):
                     self._consider(name, receipt)
+                elif gone and len(receipt.unit_counts) == len(receipt.units) and self.has_parts(receipt):
+                    values = [(unit.id, name) for unit in gone]
+                    self._db.executemany("INSERT OR IGNORE INTO carry VALUES (?, ?)", values)
+
+    def carries(self) -> Iterator[Carry]:
+        """What is to be carried over and no chosen receipt covers, by receipt; lazy, while receipts are accepted."""
+        rows = self._db.execute(
+            f"SELECT DISTINCT receipt FROM carry WHERE {_UNCOVERED} ORDER BY receipt"  # noqa: S608
+        ).fetchall()
+        for (name,) in rows:
+            sql = f"SELECT unit FROM carry WHERE receipt = ? AND {_UNCOVERED}"  # noqa: S608
+            units = {unit for (unit,) in self._db.execute(sql, (name,))}
+            (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
+            receipt = receipt_of(text)
+            yield Carry(name, receipt.fingerprint, [unit for unit in receipt.units if unit.id in units])
 
     def _is_listed(self, uri: str) -> bool:
         return self._db.execute("SELECT 1 FROM listed WHERE uri = ?", (uri,)).fetchone() is not None
@@ -240,8 +274,11 @@ class Index:
             yield Unit(*json.loads(text))
 
     def n_missing(self) -> int:
-        """How many."""
-        return self._count("SELECT count(*) FROM want WHERE unit NOT IN (SELECT unit FROM cover)")
+        """How many wanted units, and units to be carried over, no chosen receipt covers."""
+        return self._n_todo() + self._count(f"SELECT count(*) FROM carry WHERE {_UNCOVERED}")  # noqa: S608
+
+    def _n_todo(self) -> int:
+        return self._count(f"SELECT count(*) FROM want WHERE {_UNCOVERED}")  # noqa: S608
 
     def n_wanted(self) -> int:
         """How many units the source has."""
@@ -312,7 +349,7 @@ class Index:
             "AND uri NOT IN (SELECT uri FROM was WHERE accepted)"
         )
         removed = self._count("SELECT count(DISTINCT uri) FROM was WHERE uri NOT IN (SELECT uri FROM listed)")
-        return Tally(kept, self.n_missing() - changed, changed, by_code, removed)
+        return Tally(kept, self._n_todo() - changed, changed, by_code, removed)
 
     def reasons(self, n_examples: int) -> Reasons:
         """The plan with its reasons; after `settle_removed`."""

@@ -6,12 +6,12 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from modalbatch.driver.index import Index, Reasons, Tally
+from modalbatch.driver.index import Carry, Index, Reasons, Tally
 from modalbatch.errors import NotFoundError, StateError
 from modalbatch.job import Job
 from modalbatch.records import (
@@ -202,18 +202,25 @@ class SplitMaker:
         for pack in self._packs(small, n_made):
             yield self.split(pack)
 
-    def split(self, units: list[Unit]) -> Split:
+    def carried(self, carries: Iterable[Carry]) -> Iterator[Split]:
+        """One split for each receipt from which something is carried over, under that receipt's fingerprint."""
+        for carry in carries:
+            yield self.split(carry.units, carry.fingerprint, carry.receipt)
+
+    def split(self, units: list[Unit], fingerprint: str = "", carry: str = "") -> Split:
         """The split of these units, in a generation that no void receipt of it has."""
+        fingerprint = fingerprint or self.fingerprint
         roots = dict(self.folders)
         roots.update((unit.uri, self.roots[unit.uri]) for unit in units if unit.uri in self.roots)
         split = Split(
             units=tuple(units),
             generation=self.generation,
-            fingerprint=self.fingerprint,
+            fingerprint=fingerprint,
             run_id=self.run_id,
             roots=roots,
+            carry=carry,
         )
-        generation = self.index.generation(split.id, self.fingerprint, self.generation)
+        generation = self.index.generation(split.id, fingerprint, self.generation)
         return split if generation == self.generation else replace(split, generation=generation)
 
     @cached_property

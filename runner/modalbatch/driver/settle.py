@@ -89,7 +89,7 @@ class Settlement:
     async def _settle_answer(self, feed: Feed, index: Index, answer: Json) -> None:
         status = answer["status"]
         if status == "done":
-            await self._accept(feed, index, answer["receipt"])
+            await self._accept(feed, index, answer["receipt"], is_carried=answer.get("is_carried", False))
         elif status == "again":
             feed.narrow()
             feed.again(Split.from_text(answer["task"]), AGAIN_S)
@@ -106,7 +106,7 @@ class Settlement:
         else:
             self._retry(feed, answer)
 
-    async def _accept(self, feed: Feed, index: Index, name: str) -> None:
+    async def _accept(self, feed: Feed, index: Index, name: str, *, is_carried: bool) -> None:
         receipt = await self._read(self._sink.read_receipt, name)
         if receipt is None:
             # On a Modal Volume others' writes are seen after a reload only.
@@ -115,6 +115,8 @@ class Settlement:
         if receipt is None or not await self._off(index.accept, name, receipt):
             self._ledger.add("receipt_not_used", receipt=name, is_there=receipt is not None)
             return
+        if is_carried:
+            return  # nothing was processed: it is kept
         self.n_done += 1
         self.counts = self.counts + receipt.counts
         if receipt.seconds < SHORT_S:

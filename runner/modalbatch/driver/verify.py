@@ -38,6 +38,7 @@ from modalbatch.records import (
     parse_json,
     parse_manifest_name,
     parse_receipt_name,
+    total,
 )
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source
@@ -231,6 +232,12 @@ class _Verifier:
                 f"its counts do not add up: {encode(counts.to_json())}, {out} records and {dead} dead letters listed"
             )
             self._problem("inconsistent", name, message)
+        if receipt.unit_counts and not (
+            len(receipt.unit_counts) == len(receipt.units)
+            and total(receipt.unit_counts) == counts
+            and all(item.balances() for item in receipt.unit_counts)
+        ):
+            self._problem("inconsistent", name, "the counts of its inputs do not add up to its own")
         for unit in receipt.units:
             row = (unit.id, unit.uri, unit.identity, unit.start, unit.end, name)
             if not self._insert("unit", row):

@@ -12,7 +12,7 @@ from typing import Any
 
 from modalbatch.formats import compression
 from modalbatch.job import Job
-from modalbatch.records import Counts, Part, Receipt, Split, dead_name, part_name
+from modalbatch.records import Counts, Part, Receipt, Split, dead_name, part_name, total
 from modalbatch.sinks.objects import ObjectSink
 
 Json = dict[str, Any]
@@ -36,10 +36,12 @@ def commit_attempt(
 ) -> Json:
     """Publish what a slot wrote to `paths` (results, dead letters) and make it count; the answer for the driver.
 
-    `answer` is the slot's: `counts`, and bytes and sha256 of `part` and `dead`. `elapsed_s`: since the attempt's entry.
+    `answer` is the slot's: `counts`, those of each of the `units`, and bytes and sha256 of `part` and `dead`.
+    `elapsed_s`: since the attempt's entry.
     """
-    counts = Counts(**answer["counts"])
-    if not counts.balances():
+    counts, unit_counts = Counts(**answer["counts"]), tuple(Counts(**item) for item in answer["units"])
+    is_whole = len(unit_counts) == len(split.units) and total(unit_counts) == counts
+    if not is_whole or not all(item.balances() for item in unit_counts):
         return _failed("InternalError", f"counts do not add up: {counts}")
     suffix = ".jsonl" + compression.SUFFIXES[job.sink.compression]
     part = _part(part_name(split.id, attempt, suffix), answer["part"], counts.out)
@@ -59,6 +61,7 @@ def commit_attempt(
         attempt=attempt,
         run_id=split.run_id,
         units=split.units,
+        unit_counts=unit_counts,
         parts=part,
         dead=dead,
         counts=counts,

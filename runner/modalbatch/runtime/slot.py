@@ -105,6 +105,7 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
     finally:
         run.part.close()
         run.dead.close()
+        run.unit_log.close()
         sys.stdout.flush()
         sys.stderr.flush()
 

@@ -25,6 +25,7 @@ from modalbatch.runtime.callers import Callers
 from modalbatch.runtime.handler import Failure, Handler, normal
 from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, NONE, READING, WAITING, Checkpoint, Progress
 from modalbatch.runtime.spool import Spool
+from modalbatch.runtime.unit_log import UnitLog, unit_log_path
 from modalbatch.sources import open_source
 
 #: Encoded records are written in pieces of this size: large enough for the compressor and the system call.
@@ -79,6 +80,7 @@ class SplitRun:
         resume = task.resume
         self.part = Spool(task.part_path, _compressor(job.sink.compression), resume.part_bytes)
         self.dead = Spool(task.dead_path, None, resume.dead_bytes)
+        self.unit_log = UnitLog(unit_log_path(task.part_path), resume.ordinal)
         self.counts = dict(zip(Counts.__slots__, resume[3:], strict=True))
         self.buffer = bytearray()
         self.dead_buffer = bytearray()
@@ -96,7 +98,7 @@ class SplitRun:
         """
         source = open_source(self.job, self.task.split.roots, in_container=True)
         done, self.ordinal = self.ordinal, 0
-        for unit in self.task.split.units:
+        for index, unit in enumerate(self.task.split.units):
             self.unit = unit
             self.progress.words[LOW] = NONE
             try:
@@ -110,9 +112,11 @@ class SplitRun:
                     self._lose_rest(error)
                 self.ordinal += 1  # what is lost has a number too, so that a later slot knows that it is settled
             self.first = self.ordinal
+            self.unit_log.finish(index, self.ordinal, self.counts)
         self.checkpoint(self.ordinal)
         return {
             "counts": self.counts,
+            "units": self.unit_log.each(),
             "part": [self.part.n_bytes, self.part.close()],
             "dead": [self.dead.n_bytes, self.dead.close()],
         }

@@ -18,9 +18,11 @@ from typing import Any
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Split, actual_uri, encode
+from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.child import Seat
 from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.runtime.supervise import Outcome, supervise
+from modalbatch.runtime.unit_log import unit_log_path
 from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink
 
@@ -63,6 +65,8 @@ class Worker:
             answer = {"status": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
         if answer["status"] != "done":
             answer["task"] = text  # the map does not say whose answer it is
+        elif split.carry:
+            answer["is_carried"] = True
         return encode({"split": split.id, **answer})
 
     def close(self) -> None:
@@ -84,13 +88,15 @@ class Worker:
     def _attempt(self, split: Split) -> Json:
         started = time.monotonic()
         attempt = secrets.token_hex(16)
-        if split.fingerprint != self.fingerprint and not self.job.handler.version:
+        if not split.carry and split.fingerprint != self.fingerprint and not self.job.handler.version:
             message = "the handler's files in this container are not those that the driver saw"
             return {"status": "refused", "message": message}
         sink = self.sink(split.roots)
         committed = None if split.is_sample else find_committed(sink, split)
         if committed:
             return committed
+        if split.carry:
+            return self._carry(sink, split, attempt, started)
         timeout_s = float(self.job.compute.timeout_s)
         try:
             seat = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
@@ -108,6 +114,17 @@ class Worker:
                 if not is_settled:  # whatever sits there may still be busy with this split
                     seat.vacate()
                 self._free.put(seat)
+            return self._finish(split, attempt, outcome, paths, started)
+        finally:
+            for path in (*paths, unit_log_path(paths[0])):
+                path.unlink(missing_ok=True)
+
+    def _carry(self, sink: ObjectSink, split: Split, attempt: str, started: float) -> Json:
+        """An attempt without a slot: what an older receipt has of these units is copied."""
+        spool = Path(sink.store.spool_dir())
+        paths = spool / f"{attempt}.part", spool / f"{attempt}.dead"
+        try:
+            outcome = Outcome(answer=carry_over(self.job, sink, split, paths))
             return self._finish(split, attempt, outcome, paths, started)
         finally:
             for path in paths:

@@ -1,0 +1,66 @@
+"""What each unit of a split gave: one fixed-size row for each finished unit. Runs on: container.
+
+It lies beside the part that is being written and survives the slot's death, as the spool files do.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from modalbatch.errors import UnavailableError
+from modalbatch.records import Counts
+
+#: The ordinal behind the unit's last line, then the counts of the split so far.
+_ROW = struct.Struct(f"<{1 + len(Counts.__slots__)}Q")
+
+
+def unit_log_path(part_path: Path) -> Path:
+    """Where the log of the attempt with this part lies."""
+    return part_path.with_suffix(".units")
+
+
+class UnitLog:
+    """Appends a row when a unit is finished; continues what a slot left behind."""
+
+    def __init__(self, path: Path, ordinal: int) -> None:
+        """`ordinal`: of the checkpoint; rows of units that ended behind it are cut off, they are done again."""
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._rows: list[tuple[int, ...]] = []
+        while len(row := os.read(self._fd, _ROW.size)) == _ROW.size and (found := _ROW.unpack(row))[0] <= ordinal:
+            self._rows.append(found)
+        os.truncate(self._fd, len(self._rows) * _ROW.size)
+        os.lseek(self._fd, 0, os.SEEK_END)
+
+    def finish(self, index: int, ordinal: int, counts: Mapping[str, int]) -> None:
+        """Unit number `index` of the split is finished. Order: before any line of the next one is settled.
+
+        Raises:
+            UnavailableError: the disk is full.
+        """
+        if index < len(self._rows):
+            return  # finished by a slot that died later
+        row = (ordinal, *counts.values())
+        try:
+            os.write(self._fd, _ROW.pack(*row))
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot write the counts of a split: {error.strerror}", hint="free some space, then apply again"
+            ) from error
+        self._rows.append(row)
+
+    def each(self) -> list[dict[str, int]]:
+        """The counts of each finished unit."""
+        before = [(0,) * (1 + len(Counts.__slots__)), *self._rows]
+        return [
+            {name: now - then for name, now, then in zip(Counts.__slots__, row[1:], last[1:], strict=True)}
+            for last, row in zip(before, self._rows, strict=False)
+        ]
+
+    def close(self) -> None:
+        """Closes: the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
