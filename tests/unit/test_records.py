@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -93,6 +94,15 @@ def test_a_receipt_says_nothing_of_the_machine() -> None:
     assert data["inputs"] == [["data/a.jsonl", "e" * 64, 0, 10]]
     assert data["format"] == 1
     assert parse_receipt(RECEIPT.to_bytes()).to_bytes() == RECEIPT.to_bytes()
+
+
+def test_a_receipt_says_what_each_input_gave() -> None:
+    counts = Counts(in_=2, out_of=1, dead=1, out=1)
+    receipt = replace(RECEIPT, units=(UNIT, UNIT._replace(uri="b")), unit_counts=(counts, Counts()))
+    data = json.loads(receipt.to_bytes())
+    assert [item[4] for item in data["inputs"]] == [{"in": 2, "out_of": 1, "dead": 1, "out": 1}, {}]
+    assert parse_receipt(receipt.to_bytes()).unit_counts == (counts, Counts())
+    assert RECEIPT.unit_counts == ()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])

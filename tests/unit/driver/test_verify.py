@@ -268,6 +268,7 @@ def rewrite(out: Path, change) -> None:
     ("change", "kind", "message"),
     [
         (lambda lines, _: lines[0]["counts"].update(dead=1), "inconsistent", "its counts do not add up"),
+        (lambda lines, _: lines[0]["inputs"][0][4].update(blank=9), "inconsistent", "the counts of its inputs do not"),
         (lambda _, manifest: manifest.update(part_bytes=1), "inconsistent", "its sums are not those of its splits"),
         (lambda lines, _: lines[0]["parts"][0].__setitem__(3, 1), "inconsistent", "its counts do not add up"),
         (lambda lines, _: lines[1].update(parts=lines[0]["parts"]), "duplicated", "both `"),
