@@ -121,7 +121,7 @@ class MemoryStore:
     def spool_dir(self) -> Path:
         return self._spool_dir
 
-    def sweep_unfinished(self, older_than_s: float) -> int:
+    def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         return 0
 
     def commit(self) -> None:

@@ -17,7 +17,7 @@ from modalbatch.cli.operand import Found, Target, find_target, opened, shown
 from modalbatch.cli.runs import local_engine, run_state
 from modalbatch.driver.runs import list_runs
 from modalbatch.errors import BusyError, UsageError
-from modalbatch.records import CONTROL, Json
+from modalbatch.records import CONTROL, Json, is_ours
 from modalbatch.report.text import count, quantity
 from modalbatch.sinks.objects import ObjectSink
 
@@ -56,7 +56,7 @@ def _all(found: Found, sink: ObjectSink, yes: bool, as_json: bool) -> int:
     _confirm(f"delete {count(held.n_ours, 'object')} of `{place}`?", yes, as_json)
     n_deleted = delete_all(sink)
     if "://" not in found.sink_uri:
-        sink.store.sweep_unfinished(0.0)
+        sink.store.sweep_unfinished(0.0, is_ours)
         _remove_empty_folders(Path(found.sink_uri) / CONTROL)
     facts = {"deleted": n_deleted, "bytes": held.n_bytes, "foreign": held.n_foreign}
     _tell(facts, f"deleted {count(n_deleted, 'object')}, {quantity(held.n_bytes)}", as_json)

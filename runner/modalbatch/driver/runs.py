@@ -62,10 +62,12 @@ def begin(
     started_s: float,
     *,
     decides: Mapping[str, str] | None = None,
+    timeout_s: float = 0.0,
 ) -> None:
     """Note that the run exists. Order: before its first part, so that a sweep elsewhere sees it.
 
-    `decides`: what the fingerprint is made of (`driver.reason`), so that a later plan can say what changed.
+    `timeout_s`: of an attempt, for sweeps of other runs. `decides`: what the fingerprint is made of (`driver.reason`),
+    so that a later plan can say what changed.
     """
     data = {
         "format": SINK_FORMAT,
@@ -75,6 +77,7 @@ def begin(
         "decides": dict(decides or {}),
         "engine": request.engine,
         "user": request.user,
+        "timeout_s": timeout_s,
         "started": round(started_s, 3),
     }
     sink.store.create(run_object(request.run_id, REQUEST), encode(data).encode())
@@ -155,6 +158,12 @@ def none_is_running(sink: ObjectSink, home: str, engine_id: str | None, *, run_i
         elif engine.get("id") == engine_id and not has_ended:
             return False
     return True
+
+
+def longest_timeout_s(sink: ObjectSink, at_least_s: float) -> float:
+    """The longest timeout of runs whose attempts may still be on their way."""
+    begun = (run for run in list_runs(sink) if run["end"] is None or run["end"].get("out"))
+    return max([at_least_s, *(float(run.get("timeout_s", 0.0)) for run in begun)])
 
 
 def _read(sink: ObjectSink, name: str) -> Json | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from modalbatch.driver.plan import read_receipts
+from modalbatch.driver.runs import longest_timeout_s
 from modalbatch.records import DEAD, PARTS, RECEIPTS, RUNS, Manifest, Receipt, is_ours, parse_receipt_name
 from modalbatch.sinks.objects import ObjectSink
 
@@ -32,8 +33,6 @@ def sweep(
     `none_is_running` says that no attempt of any run can still be on its way; then age does not matter. Retry-safe:
     yes, by anyone, at any time.
     """
-    # Files of writers that died in the middle are under no name that counts.
-    sink.store.sweep_unfinished(DEADLINE_TIMEOUTS * timeout_s)
     n_deleted = _sweep_retired(sink, manifest) if manifest else 0
     with closing(_scratch()) as orphans:
         # Parts first, receipts after them: what is seen here and named later was named before the second list.
@@ -41,6 +40,10 @@ def sweep(
             rows = ((entry.name, entry.modified_s) for entry in sink.store.list(prefix) if is_ours(entry.name))
             orphans.executemany("INSERT OR REPLACE INTO object VALUES (?, ?)", rows)
         seen_at = now()
+        # Between the lists: what is seen belongs to a run that is known here, or that has ended with its receipts.
+        timeout_s = longest_timeout_s(sink, timeout_s)
+        # Files of writers that died in the middle are under no name that counts.
+        sink.store.sweep_unfinished(DEADLINE_TIMEOUTS * timeout_s, is_ours)
         _forget_named(sink, manifest, orphans)
         oldest = seen_at - DEADLINE_TIMEOUTS * timeout_s
         if _count(orphans, "modified_s >= ?", oldest):

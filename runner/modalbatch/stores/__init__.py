@@ -80,8 +80,11 @@ class Store(Protocol):
     def spool_dir(self) -> Path:
         """An existing folder where `put_file` is cheapest."""
 
-    def sweep_unfinished(self, older_than_s: float) -> int:
-        """Remove what writers that died left half-written (temp files, open uploads) and is older; how many."""
+    def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
+        """Remove what writers that died left half-written (temp files, open uploads) and is older; how many.
+
+        `is_ours`: whether an upload to a name is one of ours. A credential that may not see uploads sweeps none.
+        """
 
     def commit(self) -> None:
         """Make our writes visible to others (Modal Volumes); elsewhere nothing."""

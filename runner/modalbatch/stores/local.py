@@ -190,7 +190,7 @@ class LocalStore:
             _make_folder(path)
         return path
 
-    def sweep_unfinished(self, older_than_s: float) -> int:
+    def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         """Remove files that writers left in `_modalbatch/tmp/` when they died; how many."""
         n_removed = 0
         with suppress(FileNotFoundError):

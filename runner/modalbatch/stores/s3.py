@@ -253,8 +253,8 @@ class S3Store:
         """The machine's folder for temporary files."""
         return Path(tempfile.gettempdir())
 
-    def sweep_unfinished(self, older_than_s: float) -> int:
-        """Abort uploads in parts that nobody will finish: they are billed and never seen."""
+    def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
+        """Abort uploads in parts that nobody will finish: they are billed and never seen. Others' are left alone."""
         n_aborted = 0
         now = datetime.now(timezone.utc)
         try:
@@ -263,13 +263,15 @@ class S3Store:
             )
             for page in pages:
                 for upload in page.get("Uploads", []):
-                    if (now - upload["Initiated"]).total_seconds() > older_than_s:
+                    is_old = (now - upload["Initiated"]).total_seconds() > older_than_s
+                    if is_old and is_ours(upload["Key"][len(self._prefix) :]):
                         self._client.abort_multipart_upload(
                             Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
                         n_aborted += 1
         except _errors() as error:
-            if error_status(error) not in (404, 405, 501):
+            # A right of its own (`s3:ListBucketMultipartUploads`), which nothing else needs.
+            if error_status(error) not in (403, 404, 405, 501):
                 raise self._translate(error, "list uploads of", "") from error
         return n_aborted
 

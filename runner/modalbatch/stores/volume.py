@@ -53,6 +53,7 @@ class MountedVolumeStore:
         self._files = LocalStore(folder, pin=_size_and_second)
         self._commit, self._refresh = commit, refresh
         self._lock = threading.Lock()
+        self._open_files = _OpenFiles()
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
         """Files as this container sees them."""
@@ -64,7 +65,8 @@ class MountedVolumeStore:
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
-        return self._files.read(name)
+        with self._open_files.one():
+            return self._files.read(name)
 
     def open(self, name: str, *, start: int = 0, end: int | None = None, pin: str = "") -> BinaryIO:
         """The bytes [start, end). An open file keeps `refresh` from working: close it first."""
@@ -72,14 +74,15 @@ class MountedVolumeStore:
 
     def create(self, name: str, data: bytes) -> bool:
         """Write-once within this container only."""
-        with self._lock:
-            if self._files.stat(name) is None:
-                self._files.replace(name, data)
-        return self._files.read(name) == data
+        with self._open_files.one():
+            with self._lock:
+                if self._files.stat(name) is None:
+                    self._files.replace(name, data)
+            return self._files.read(name) == data
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
         """Copy into the Volume beside its place, then rename: a background commit never shows half a file."""
-        with self._lock:
+        with self._open_files.one(), self._lock:
             if self._files.stat(name) is not None:
                 raise StateError(f"`{self.uri}{name}` exists and is not ours; nothing was overwritten")
             with path.open("rb") as source:
@@ -88,7 +91,8 @@ class MountedVolumeStore:
 
     def replace(self, name: str, data: bytes) -> None:
         """Overwrite by a rename."""
-        self._files.replace(name, data)
+        with self._open_files.one():
+            self._files.replace(name, data)
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; absent ones are fine."""
@@ -98,9 +102,9 @@ class MountedVolumeStore:
         """The container's own disk: what is half-written in a Volume is committed too."""
         return Path(tempfile.gettempdir())
 
-    def sweep_unfinished(self, older_than_s: float) -> int:
+    def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         """Remove temp files of writers that died."""
-        return self._files.sweep_unfinished(older_than_s)
+        return self._files.sweep_unfinished(older_than_s, is_ours)
 
     def commit(self) -> None:
         """Make this container's files visible to others."""
@@ -108,8 +112,8 @@ class MountedVolumeStore:
             self._commit()
 
     def refresh(self) -> None:
-        """See what others committed. No file of the Volume may be open."""
-        with _volume_errors(self.uri):
+        """See what others committed. Waits for files that this store reads; streams of `open` are the caller's."""
+        with self._open_files.none(), _volume_errors(self.uri):
             self._refresh()
 
     def probe(self) -> None:
@@ -206,7 +210,7 @@ class VolumeApiStore:
         """The machine's folder for temporary files."""
         return Path(tempfile.gettempdir())
 
-    def sweep_unfinished(self, older_than_s: float) -> int:
+    def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         """Nothing: an upload is there as a whole or not at all."""
         return 0
 
@@ -241,6 +245,33 @@ class VolumeApiStore:
                 volume.hydrate()
             self._found = volume
         return self._found
+
+
+class _OpenFiles:
+    """Many may have a file open, or one may see to it that none is."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._n_open = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A file is open meanwhile."""
+        with self._changed:
+            self._n_open += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_open -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def none(self) -> Iterator[None]:
+        """No file is open, nor can one be opened, meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._n_open)
+            yield
 
 
 def _is_file(item: Any) -> bool:

@@ -132,7 +132,7 @@ class StoreSuite:
         assert list(store.list()) == []
 
     def test_nothing_unfinished_to_sweep(self, store: Store) -> None:
-        assert store.sweep_unfinished(0) == 0
+        assert store.sweep_unfinished(0, lambda name: True) == 0
 
     def test_commit_and_refresh_are_safe(self, store: Store) -> None:
         store.replace("x", b"1")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class SqliteStore:
         for name in names:
             self._run("DELETE FROM object WHERE name = ?", name)
 
-    def sweep_unfinished(self, older_than_s: float) -> int:
+    def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         return 0
 
     def commit(self) -> None:

@@ -194,5 +194,5 @@ class TestWrite:
         (store.spool_dir() / "old").write_bytes(b"x")
         os.utime(store.spool_dir() / "old", (0, 0))
         (store.spool_dir() / "new").write_bytes(b"x")
-        assert store.sweep_unfinished(3600) == 1
+        assert store.sweep_unfinished(3600, lambda name: True) == 1
         assert [path.name for path in store.spool_dir().iterdir()] == ["new"]

@@ -191,11 +191,16 @@ class TestWrite:
     def test_uploads_of_the_dead_are_aborted(self, store: S3Store, s3_bucket: Bucket) -> None:
         client = s3_bucket.client()
         client.create_multipart_upload(Bucket=s3_bucket.name, Key="out/part-1")
+        client.create_multipart_upload(Bucket=s3_bucket.name, Key="out/foreign.tar")
         client.create_multipart_upload(Bucket=s3_bucket.name, Key="other/part-2")
-        assert store.sweep_unfinished(10**9) == 0
-        assert store.sweep_unfinished(-(10**9)) == 1
+        assert store.sweep_unfinished(10**9, lambda name: name == "part-1") == 0
+        assert store.sweep_unfinished(-(10**9), lambda name: name == "part-1") == 1
         left = client.list_multipart_uploads(Bucket=s3_bucket.name)["Uploads"]
-        assert [upload["Key"] for upload in left] == ["other/part-2"]
+        assert sorted(upload["Key"] for upload in left) == ["other/part-2", "out/foreign.tar"]
+
+    def test_a_credential_that_may_not_see_uploads_sweeps_none(self, store: S3Store, fault_proxy: FaultProxy) -> None:
+        fault_proxy.add("status", method="GET", status=403, code="AccessDenied", times=None)
+        assert store.sweep_unfinished(0, lambda name: True) == 0
 
     def test_a_refused_delete_is_said(self, store: S3Store, fault_proxy: FaultProxy) -> None:
         fault_proxy.add("status", method="POST", status=403, code="AccessDenied", times=None)
