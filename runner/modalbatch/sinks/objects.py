@@ -6,6 +6,7 @@ Owns the commit points: the receipt of a split, the manifest of a run. Refuses t
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -51,7 +52,9 @@ class ObjectSink:
             return None
 
     def claim(self, owner: Json) -> Json:
-        """Write owner.json once; the owner that stands, ours or another's."""
+        """Write owner.json once, with a nonce that tells this sink from one that stood here before it; the owner that
+        stands, ours or another's."""
+        owner = {**owner, "nonce": secrets.token_hex(8)}
         if self.store.create(OWNER, seal(owner)):
             return owner
         found = self.owner()
