@@ -240,7 +240,7 @@ class Receipt:
                 container=data["container"],
                 gpu=data["gpu"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"not a receipt: {error!r}") from error
 
 
@@ -355,7 +355,7 @@ class Manifest:
                 part_bytes=plain["part_bytes"],
                 extra=plain["extra"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"not a manifest: {error!r}") from error
 
 
