@@ -33,9 +33,9 @@ class Ledger:
 
     def flush(self) -> None:
         """Write what has gathered."""
-        if self._lines:
-            data = "\n".join(self._lines) + "\n"
-            self._lines.clear()
+        lines, self._lines = self._lines, []  # first: other threads add meanwhile
+        if lines:
+            data = "\n".join(lines) + "\n"
             self._store.replace(f"{self._stem}-{self._n_objects:06d}.jsonl", data.encode())
             self._n_objects += 1
         self._written_at = time.monotonic()
