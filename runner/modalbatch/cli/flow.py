@@ -18,6 +18,7 @@ from modalbatch.cli.following import Client, Following
 from modalbatch.cli.operand import RunNote, Target, run_notes, shown
 from modalbatch.driver import runs
 from modalbatch.driver.inspect import plan_facts
+from modalbatch.driver.publish import mark_success
 from modalbatch.driver.reason import leaves
 from modalbatch.driver.rule import cut_job
 from modalbatch.driver.sweep import sweep
@@ -153,15 +154,23 @@ class Flow:
         """Nothing to do: sweep, restore `_SUCCESS` where it belongs, repeat the state's exit code."""
         self._client.kill()  # what it prepares is not needed
         sink, facts = self._sink, self._session.facts
-        sweep(
-            sink,
-            manifest,
-            timeout_s=self._job.compute.timeout_s,
-            none_is_running=lambda: facts["kind"] == "local" and runs.none_is_running(sink, facts["home"], facts["id"]),
-        )
+        try:
+            sweep(
+                sink,
+                manifest,
+                timeout_s=self._job.compute.timeout_s,
+                none_is_running=lambda: (
+                    facts["kind"] == "local" and runs.none_is_running(sink, facts["home"], facts["id"])
+                ),
+            )
+        except ModalbatchError as error:  # nothing hangs on it
+            self._console.say(f"warning: the sweep failed, the next `apply` sweeps again: {error.message}")
         judged = judge(self._job, manifest.counts, is_final=True)
-        if judged.code == 0 and (sink.success() or {}).get("manifest") != manifest.number:
-            sink.mark_success(manifest)
+        if judged.code == 0:
+            if (sink.success() or {}).get("manifest") != manifest.number and not mark_success(sink, manifest):
+                raise BusyError("another run published meanwhile", hint="apply again")
+        else:
+            sink.unmark_success()  # a limit of the spec may have changed since
         self._fetch()
         live = manifest.counts
         lines = [text.live_line(manifest, self._sink_label)]
@@ -312,6 +321,7 @@ class Flow:
         if manifest:
             self._fetch()
         lines = text.outcome_lines(outcome, manifest, self._sink_label)
+        lines += [f"warning: {warning}" for warning in outcome.get("warnings", ())]
         error = outcome["error"]
         if outcome["status"] == "done":
             lines += text.next_lines(outcome["live"]["dead"], self._sink_label)

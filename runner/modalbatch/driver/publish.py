@@ -57,6 +57,18 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
     return manifest
 
 
+def mark_success(sink: ObjectSink, manifest: Manifest) -> bool:
+    """Write `_SUCCESS`, never of an older manifest: its parts may be swept. False when another run has published."""
+    if sink.newest_number() != manifest.number:
+        return False
+    sink.mark_success(manifest)
+    if sink.newest_number() == manifest.number:
+        return True
+    if (sink.success() or {}).get("manifest") == manifest.number:
+        sink.unmark_success()
+    return False
+
+
 def _check_parts(sink: ObjectSink, index: Index) -> None:
     index.forget_objects()
     for entry in sink.store.list():

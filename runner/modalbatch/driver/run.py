@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -28,13 +29,13 @@ from modalbatch.driver.plan import (
     owner_of,
     read_sink,
 )
-from modalbatch.driver.publish import Moved, publish
+from modalbatch.driver.publish import Moved, mark_success, publish
 from modalbatch.driver.reason import leaves
 from modalbatch.driver.rule import cut_job, is_to_be_measured, measure, rule_bytes, sample_of
-from modalbatch.driver.settle import Settlement
+from modalbatch.driver.settle import Settlement, as_ours
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
-from modalbatch.errors import BusyError, FenceError, InternalError, ModalbatchError, StateError, UnavailableError
+from modalbatch.errors import BusyError, FenceError, ModalbatchError, StateError, UnavailableError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Json, Manifest, Split, encode
 from modalbatch.sinks import live_parts, open_sink
@@ -112,6 +113,10 @@ class Run:
         self.n_kept = self.n_todo = 0
         self.todo_is_known = False
         self._is_asked_to_stop = False
+        #: What a person should know of a run that ended well.
+        self._warnings: list[str] = []
+        #: The manifest that had `_SUCCESS` when this run removed it.
+        self._unmarked: Manifest | None = None
 
     def _open_source(self, job: Job) -> Source:
         return open_source(
@@ -134,13 +139,30 @@ class Run:
         started = time.monotonic()
         try:
             outcome = await self.run()
-        except ModalbatchError as error:
-            outcome = self.verdict("failed", error=error)
+        except Exception as error:
+            if not isinstance(error, ModalbatchError):
+                self.ledger.add("unexpected", traceback=traceback.format_exc()[-4000:])
+            outcome = self.verdict("failed", error=as_ours(error))
         finally:
             self.close()
-        data = outcome.to_json() | {"run_id": self.request.run_id, "seconds": round(time.monotonic() - started, 3)}
+        warnings = {"warnings": self._warnings} if self._warnings else {}
+        data = (
+            outcome.to_json()
+            | warnings
+            | {"run_id": self.request.run_id, "seconds": round(time.monotonic() - started, 3)}
+        )
+        if outcome.exit_code == ModalbatchError.exit_code:
+            self._restore_success()
         await self.finish(data)
         return data
+
+    def _restore_success(self) -> None:
+        """A run that could not even start leaves `_SUCCESS` as it was."""
+        if self._unmarked is not None and not self._settlement.has_accepted:
+            try:
+                mark_success(self.sink, self._unmarked)
+            except ModalbatchError as error:  # the next `apply` writes it
+                self.ledger.add("success_not_restored", error=error.message)
 
     async def run(self) -> Verdict:
         """Plan, feed, publish; again when the sink moved meanwhile."""
@@ -182,7 +204,10 @@ class Run:
             roots=request.roots,
             is_sample=True,
         )
-        seconds = await measure(self._map, split.to_text())
+        try:
+            seconds = await measure(self._map, split.to_text())
+        except Exception as error:
+            raise _engine_gone(error) from error
         n_slots = request.containers * self.job.handler.slots
         return None if seconds is None else rule_bytes(sample, seconds, n_slots)
 
@@ -192,7 +217,15 @@ class Run:
         self._cut_job = cut_job(job, owner)
         if self._cut_job is not job and not self._is_given_source:
             self.source = self._open_source(self._cut_job)
-        runs.begin(self.sink, request, job.name, self.fingerprint, self._now(), decides=leaves(job))
+        runs.begin(
+            self.sink,
+            request,
+            job.name,
+            self.fingerprint,
+            self._now(),
+            decides=leaves(job),
+            timeout_s=job.compute.timeout_s,
+        )
         self.epoch = runs.take_epoch(self.sink, request.run_id, self.driver_id)
         self.ledger.add("driver_started", driver=self.driver_id, epoch=self.epoch, fingerprint=self.fingerprint)
 
@@ -209,6 +242,7 @@ class Run:
             packing=Packing.of(self._cut_job, is_measured=self._cut_job is not self.job),
         )
         self._round = 0
+        self._is_unmarked = False
         self.phase, self.todo_is_known = "running", False
         n_slots = self.request.containers * self.job.handler.slots
         feed = Feed(n_slots, WINDOW_PER_SLOT * n_slots, self._thread, self._next_round)
@@ -218,7 +252,7 @@ class Run:
         finally:
             looking.cancel()
         if feed.error is not None:
-            raise feed.error if isinstance(feed.error, ModalbatchError) else _internal(feed.error)
+            raise as_ours(feed.error)
         if self._settlement.stop_error is not None:
             return self.verdict("stopped", error=self._settlement.stop_error)
         if self._is_asked_to_stop:
@@ -240,35 +274,42 @@ class Run:
         manifest = publish(self.sink, index, self._sight, self.request.run_id)
         verdict = self.verdict("done", manifest=manifest)
         self.ledger.add("published", manifest=manifest.number if manifest else 0)
-        request = self.request
-        engine = request.engine
-        sweep(
-            self.sink,
-            manifest,
-            timeout_s=self.job.compute.timeout_s,
-            none_is_running=lambda: (
-                engine.get("kind") == "local"
-                and runs.none_is_running(
-                    self.sink, engine["home"], engine["id"], run_id=request.run_id, epoch=self.epoch
-                )
-            ),
-            now=self._now,
-        )
+        self._sweep(manifest)
         if verdict.exit_code == 0 and manifest:
-            self.sink.mark_success(manifest)
-            if self.sink.newest_number() > manifest.number:
-                # `_SUCCESS` may just have been turned back to a manifest whose parts are swept.
+            if not mark_success(self.sink, manifest):
                 raise Moved("another run published while this one ended")
         else:
             # A limit of the spec may have changed since: the same sink is no success any more.
             self.sink.unmark_success()
         return verdict
 
+    def _sweep(self, manifest: Manifest | None) -> None:
+        """Nothing hangs on it: what is left is taken by the next one."""
+        request = self.request
+        engine = request.engine
+        try:
+            sweep(
+                self.sink,
+                manifest,
+                timeout_s=self.job.compute.timeout_s,
+                none_is_running=lambda: (
+                    engine.get("kind") == "local"
+                    and runs.none_is_running(
+                        self.sink, engine["home"], engine["id"], run_id=request.run_id, epoch=self.epoch
+                    )
+                ),
+                now=self._now,
+            )
+        except ModalbatchError as error:
+            self.ledger.add("sweep_failed", error=error.message)
+            self._warnings.append(f"the sweep failed, the next `apply` sweeps again: {error.message}")
+
     # -- feeding
 
     def _next_round(self) -> Iterator[Split] | None:
         """On the index thread: first what the source holds and is not done, then what came back without a receipt."""
         index = self._index
+        self._settlement.look_again(index)
         self._round += 1
         if self._round == 1:
             return self._first_round()
@@ -293,10 +334,17 @@ class Run:
     def _noted(self, splits: Iterator[Split]) -> Iterator[Split]:
         """Splits, counted; `_SUCCESS` goes before the first receipt of a run that changes the sink."""
         for split in splits:
-            if not self.n_todo:
-                self.sink.unmark_success()
+            if not self._is_unmarked:
+                self._unmark()
             self.n_todo += 1
             yield split
+
+    def _unmark(self) -> None:
+        manifest = self._sight.manifest
+        if manifest and (self.sink.success() or {}).get("manifest") == manifest.number:
+            self._unmarked = manifest
+        self.sink.unmark_success()
+        self._is_unmarked = True
 
     async def _consume(self, feed: Feed) -> None:
         pending: set[asyncio.Task[None]] = set()
@@ -308,8 +356,7 @@ class Run:
         except Exception as error:  # of the map itself, not of a split: the engine or the way to it is gone
             feed.stop()
             self._n_abandoned = feed.n_out
-            message = f"the engine does not answer any more: {type(error).__name__}: {error}"
-            raise UnavailableError(message, hint="apply again: what is done stays done") from error
+            raise _engine_gone(error) from error
         finally:
             if pending:
                 await asyncio.gather(*pending)
@@ -321,13 +368,22 @@ class Run:
             await self._tell()
             if loop.time() >= next_look:
                 next_look = loop.time() + LOOK_S
-                run_id = self.request.run_id
-                if await self._off(runs.is_stopping, self.sink, run_id):
-                    self._is_asked_to_stop, self.phase = True, "stopping"
-                    feed.stop()
-                if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
-                    self._settlement.stop(feed, BusyError("another driver of this run took over"))
+                try:
+                    await self._look_once(feed)
+                except Exception as error:  # the next look may see more
+                    self.ledger.add("look_failed", error=f"{type(error).__name__}: {error}"[:500])
             await asyncio.sleep(REPORT_S)
+
+    async def _look_once(self, feed: Feed) -> None:
+        run_id = self.request.run_id
+        try:
+            await self._off(self.sink.refresh)
+        finally:  # what is visible counts
+            if await self._off(runs.is_stopping, self.sink, run_id):
+                self._is_asked_to_stop, self.phase = True, "stopping"
+                feed.stop()
+            if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
+                self._settlement.stop(feed, BusyError("another driver of this run took over"))
 
     async def _tell(self) -> None:
         try:
@@ -373,7 +429,7 @@ class Run:
             try:
                 self.ledger.flush()
                 runs.end(self.sink, self.request.run_id, self.epoch, {**outcome, "out": self._n_abandoned})
-            except ModalbatchError:
+            except (ModalbatchError, OSError):
                 return
 
     async def _off(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -385,5 +441,6 @@ class Run:
         return await loop.run_in_executor(executor, lambda: call(*args, **kwargs))
 
 
-def _internal(error: BaseException) -> InternalError:
-    return InternalError(f"{type(error).__name__}: {error}")
+def _engine_gone(error: Exception) -> UnavailableError:
+    message = f"the engine does not answer any more: {type(error).__name__}: {error}"
+    return UnavailableError(message, hint="apply again: what is done stays done")

@@ -6,6 +6,7 @@ Owns whose failure it was, seen from the driver. A returned value or an exceptio
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -21,8 +22,8 @@ from modalbatch.sinks.objects import ObjectSink
 
 #: Seconds up to which a split is short.
 SHORT_S = 5.0
-#: Seconds before a split that found no free slot is fed again.
-AGAIN_S = 1.0
+#: Seconds before a split that found no free slot is fed again; twice as many each time, up to the most.
+AGAIN_S, MOST_AGAIN_S = 1.0, 15.0
 #: Starts that may fail before any record was done.
 MAX_FAILED_STARTS = 2
 
@@ -41,11 +42,16 @@ class Settlement:
         self._off, self._read = index_thread, reader_threads
         self.counts = Counts()
         self.n_done = self.n_failed = 0
+        self.has_accepted = False
         self.stop_error: ModalbatchError | None = None
         #: Split id → failed attempts.
         self._failures: dict[str, int] = {}
         #: Split id → the last failure of a split whose tries are used up.
         self._given_up: dict[str, Json] = {}
+        #: Split id → times in a row that it found no free slot.
+        self._n_again: dict[str, int] = {}
+        #: Receipts that were told of and could not be seen yet.
+        self._unseen: list[str] = []
         self._n_failed_starts = 0
 
     async def settle(self, feed: Feed, index: Index, answer: Any) -> None:
@@ -59,7 +65,7 @@ class Settlement:
         except ModalbatchError as error:
             self.stop(feed, error)
         except Exception as error:  # in a task nobody would hear of it
-            self.stop(feed, InternalError(f"{type(error).__name__}: {error}"))
+            self.stop(feed, as_ours(error))
         finally:
             feed.settled()
         if self._ledger.is_due():
@@ -92,7 +98,11 @@ class Settlement:
             await self._accept(feed, index, answer["receipt"], is_carried=answer.get("is_carried", False))
         elif status == "again":
             feed.narrow()
-            feed.again(Split.from_text(answer["task"]), AGAIN_S)
+            split = Split.from_text(answer["task"])
+            n_before = self._n_again.get(split.id, 0)
+            self._n_again[split.id] = n_before + 1
+            feed.again(split, min(MOST_AGAIN_S, AGAIN_S * 2**n_before))
+            return
         elif status == "start_failed" and not self.counts.in_:
             self._n_failed_starts += 1
             if self._n_failed_starts >= MAX_FAILED_STARTS:
@@ -105,16 +115,23 @@ class Settlement:
             self.stop(feed, _record_error(answer["letter"]))
         else:
             self._retry(feed, answer)
+        self._n_again.pop(answer.get("split", ""), None)
 
     async def _accept(self, feed: Feed, index: Index, name: str, *, is_carried: bool) -> None:
         receipt = await self._read(self._sink.read_receipt, name)
         if receipt is None:
             # On a Modal Volume others' writes are seen after a reload only.
-            await self._off(self._sink.refresh)
+            try:
+                await self._off(self._sink.refresh)
+            except ModalbatchError as error:  # not visible yet
+                self._ledger.add("refresh_failed", error=error.message)
             receipt = await self._read(self._sink.read_receipt, name)
+        if receipt is None:
+            self._unseen.append(name)
         if receipt is None or not await self._off(index.accept, name, receipt):
             self._ledger.add("receipt_not_used", receipt=name, is_there=receipt is not None)
             return
+        self.has_accepted = True
         if is_carried:
             return  # nothing was processed: it is kept
         self.n_done += 1
@@ -125,6 +142,22 @@ class Settlement:
         fence = judge(self._job, self.counts, is_final=False).error
         if fence is not None:
             self.stop(feed, fence)
+
+    def look_again(self, index: Index) -> None:
+        """Receipts that could not be seen when they were told of. Order: on the index thread, with nothing out."""
+        names, self._unseen = self._unseen, []
+        try:
+            if names:
+                self._sink.refresh()
+            for name in names:
+                receipt = self._sink.read_receipt(name)
+                if receipt is not None and index.accept(name, receipt):
+                    self.has_accepted = True
+                    self.n_done += 1
+                    self.counts = self.counts + receipt.counts
+                    self._note(receipt)
+        except ModalbatchError as error:  # what is not seen is done again
+            self._ledger.add("refresh_failed", error=error.message)
 
     def _note(self, receipt: Receipt) -> None:
         self._ledger.add(
@@ -140,7 +173,8 @@ class Settlement:
         """A failed attempt: again, with back-off, unless its input changed or its tries are used up."""
         split = Split.from_text(answer["task"])
         n_failed = self._failures[split.id] = self._failures.get(split.id, 0) + 1
-        message = answer.get("message") or answer.get("error", {}).get("message", "")
+        error = answer.get("error")
+        message = answer.get("message") or (error.get("message", "") if isinstance(error, dict) else error or "")
         self._ledger.add("split_failed", split=split.id, error=answer.get("error"), message=message, attempt=n_failed)
         is_changed = answer.get("error") == "InputChangedError"
         suspects = answer.get("suspects")
@@ -153,6 +187,16 @@ class Settlement:
         self.n_failed += 1
         uris = [unit.uri for unit in split.units]
         self._given_up[split.id] = {"message": message, "hint": answer.get("hint"), "uris": uris}
+
+
+def as_ours(error: BaseException) -> ModalbatchError:
+    """An exception as an error that says whether to try again: a disk that is full is nobody's bug."""
+    if isinstance(error, ModalbatchError):
+        return error
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, (OSError, sqlite3.OperationalError)):
+        return UnavailableError(message, hint="check the disk of this machine, then apply again")
+    return InternalError(message)
 
 
 def _start_error(error: Json) -> ModalbatchError:
