@@ -1,0 +1,143 @@
+"""`kill -9` of each process of a run, at three kinds of moments; then `apply` does what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from command import live_records, remaining, write_records
+
+N_FILES, N_RECORDS = 24, 20
+SPEC = """\
+version: 1
+name: killed
+handler: handlers:square
+source: {uri: data/*.jsonl, split: {files: 1}}
+sink: out/
+"""
+HANDLER = """\
+import os
+import time
+
+
+def square(record):
+    log = os.open(record["calls"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(log, f"{record['file']}\\n".encode())
+    os.close(log)
+    time.sleep(0.02 if os.path.exists(record["calls"] + ".slow") else 0)
+    return {"file": record["file"], "n": record["n"], "square": record["n"] ** 2}
+"""
+#: What is killed, one after the other in one job. With the first four the command ends, the others it survives.
+ENDING = ("command", "client", "engine", "everything")
+TARGETS = ("slot", "command", "worker", "client", "driver", "engine", "fork server", "everything")
+
+
+class Family:
+    """The processes of a command by what they are, at one moment."""
+
+    def __init__(self, command_pid: int) -> None:
+        self._children: dict[int, list[int]] = {}
+        self._words: dict[int, str] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                self._words[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+            self._children.setdefault(parent, []).append(int(folder.name))
+        everything = [command_pid]
+        for pid in everything:
+            everything += self._children.get(pid, [])
+        servers = self._of(self._of([command_pid], "engines.local.main"), "guest_forkserver")
+        # A container is three processes: keeper, init, main. What a worker has and a driver has not is a slot.
+        mains = servers
+        for _ in range(3):
+            mains = self._of(mains, "guest_forkserver")
+        workers = [pid for pid in mains if self._of([pid], "runtime.slot")]
+        self.pids = {
+            "command": [command_pid],
+            "client": self._of([command_pid], "engines.client"),
+            "engine": self._of([command_pid], "engines.local.main"),
+            "fork server": servers,
+            "driver": mains[:1] if mains and mains[0] not in workers else [],  # it starts the others: it is the oldest
+            "worker": workers[:1],
+            "slot": self._of(workers, "runtime.slot")[:1],
+            "everything": everything if workers else [],
+        }
+
+    def _of(self, parents: list[int], word: str) -> list[int]:
+        found = [pid for parent in parents for pid in self._children.get(parent, [])]
+        return sorted(pid for pid in found if word in self._words.get(pid, ""))
+
+
+class Killed:
+    """A job in a folder, and what is seen of it from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls_path = folder / "calls"
+        self.slow_path = folder / "calls.slow"
+        self.slow_path.touch()
+        (folder / "killed.yaml").write_text(SPEC)
+        (folder / "handlers.py").write_text(HANDLER)
+        for file in range(N_FILES):
+            records = [{"file": file, "n": n, "calls": str(self.calls_path)} for n in range(N_RECORDS)]
+            write_records(folder / f"data/{file:02}.jsonl", records)
+
+    def done(self) -> set[int]:
+        """Files whose split has a receipt."""
+        receipts = [json.loads(path.read_text()) for path in (self.folder / "out/_modalbatch/receipts").glob("*.json")]
+        return {int(Path(item[0]).stem) for receipt in receipts for item in receipt["inputs"]}
+
+    def calls(self) -> Counter[int]:
+        """Calls of the handler so far, by file."""
+        return Counter(map(int, self.calls_path.read_text().split())) if self.calls_path.exists() else Counter()
+
+
+#: From what is seen now, whether the moment has come, given what was seen before.
+MOMENTS: dict[str, Callable[[Killed], int]] = {
+    "as soon as it is there": lambda job: 1,
+    "in the middle of a split": lambda job: job.calls().total() // 15,
+    "when a split is done": lambda job: len(job.done()),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_whatever_is_killed_the_job_is_finished_and_nothing_done_twice(modalbatch, work, moment):
+    job, (mark,) = Killed(work), modalbatch.environ
+    run, finished = None, {}
+    for n, target in enumerate(TARGETS):
+        run = run or modalbatch.start("apply", "killed.yaml")
+        seen = 0 if moment == "as soon as it is there" else MOMENTS[moment](job)
+        while not (MOMENTS[moment](job) > seen and (victims := Family(run.process.pid).pids[target])):
+            assert run.process.poll() is None, f"{target}: {run.end()}"
+            time.sleep(0.01)
+        done, calls = job.done(), job.calls()
+        assert len(done) < N_FILES, f"{target}: the run was over before it"
+        finished |= {file: calls[file] for file in done - set(finished)}
+        for pid in victims:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:  # it went with one that was killed before it
+                assert target == "everything"
+        if target in ENDING:
+            assert run.end().code in (75, -signal.SIGKILL), n
+            assert remaining(mark) == []
+            run = None
+    job.slow_path.unlink()
+    last = modalbatch("apply", "killed.yaml", "--json")
+    assert last.code == 0, last.err
+    assert {file: job.calls()[file] for file in finished} == finished
+    assert modalbatch("verify", "killed.yaml").code == 0
+    (work / "out").rename(work / "disturbed")
+    assert modalbatch("apply", "killed.yaml").code == 0
+    undisturbed = sorted(map(json.dumps, live_records(work / "out")))
+    assert sorted(map(json.dumps, live_records(work / "disturbed"))) == undisturbed
+    assert len(undisturbed) == N_FILES * N_RECORDS
