@@ -76,6 +76,11 @@ def sweep_what_is_not_live() -> AbstractContextManager[None]:
     return _changed((run, "sweep", sweep_all), (index.Index, "unchosen", lambda self: iter(())))
 
 
+def gone_inputs_go_with_their_split() -> AbstractContextManager[None]:
+    """A receipt that is given up for some of its inputs takes the output of those that are gone along."""
+    return _changed((index.Index, "carries", lambda self: iter(())), (index.Index, "n_missing", index.Index._n_todo))
+
+
 def delete_on_bare_lost() -> AbstractContextManager[None]:
     """A lost reply, repeated by the client, answers "taken" to our own success, and nobody reads back or looks."""
     create = memory_store.MemoryStore.create
@@ -157,6 +162,7 @@ MUTANTS: dict[str, Mutant] = {
     "receipts_overwrite": receipts_overwrite,
     "receipt_before_parts": receipt_before_parts,
     "sweep_what_is_not_live": sweep_what_is_not_live,
+    "gone_inputs_go_with_their_split": gone_inputs_go_with_their_split,
     "delete_on_bare_lost": delete_on_bare_lost,
     "orphans_by_age_alone": orphans_by_age_alone,
     "orphans_of_any_age": orphans_of_any_age,
