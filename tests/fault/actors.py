@@ -1,0 +1,152 @@
+"""Processes of a simulation: greenlets with an event loop, a store and a death of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent, greenlet
+
+from memory_store import MemoryStore
+from modalbatch.errors import UnavailableError
+from modalbatch.records import parse_manifest_name
+
+if TYPE_CHECKING:
+    from simulation import World
+
+REPLACEABLE = ("_SUCCESS", "/end.json", ".jsonl")
+
+
+class Violation(Exception):
+    """An invariant of `guarantees.md` section 4 does not hold."""
+
+
+class Killed(BaseException):
+    """`kill -9`: nothing that runs afterwards reaches the store."""
+
+
+class Actor:
+    """A process of the simulation: a driver or one attempt of a worker."""
+
+    def __init__(self, world: World, kind: str, main: Callable[[Actor], None], engine: str, weight: float) -> None:
+        self.world, self.kind, self.engine, self.weight = world, kind, engine, weight
+        self.started_s = world.memory.clock_s
+        #: A driver that waits for answers or timers; infinite: for answers only.
+        self.idle_until_s = 0.0
+        self.is_dead = False
+        self.attempt = ""
+        self.outcome: dict[str, Any] | None = None
+        #: Runs when the process is no more.
+        self.at_end: Callable[[], None] = lambda: None
+        self._main = main
+        self.greenlet = greenlet(self._begin, parent=world.hub)
+
+    def _begin(self) -> None:
+        with suppress(Killed):
+            self._main(self)
+        self.is_dead = True
+
+    def pause(self) -> None:
+        """Let others run. Raises `Killed` in a process that is no more."""
+        if getcurrent() is not self.greenlet:
+            return  # a reader thread: its process waits for it anyway
+        if self.is_dead:
+            raise Killed
+        loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            self.world.hub.switch()
+        finally:
+            asyncio._set_running_loop(loop)
+        if self.is_dead:
+            raise Killed
+
+    def kill(self) -> None:
+        if not self.is_dead:
+            self.is_dead = True
+            with suppress(Killed):  # one that has not begun ends at once
+                self.greenlet.throw(Killed)
+            self.at_end()
+
+
+class ActorStore(MemoryStore):
+    """A process's client of the store."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__(actor.world.memory, actor.world.spool_dir)
+        self.actor, self.world = actor, actor.world
+
+    def before(self, verb: str, name: str) -> None:
+        self.actor.pause()
+        if getcurrent() is self.actor.greenlet and self.world.strikes():
+            raise UnavailableError(f"cannot {verb} `{name}`")
+        if verb == "replace" and not name.endswith(REPLACEABLE):
+            raise self.world.violation(f"I1: `{name}` is written again")
+        if verb == "delete":
+            self.world.check_delete(name, self.actor)
+
+    def is_lost(self, verb: str, name: str) -> bool:
+        return getcurrent() is self.actor.greenlet and self.world.strikes()
+
+    def changed(self, verb: str, name: str) -> None:
+        if verb == "create" and parse_manifest_name(name):
+            self.world.check_manifest(name, self.actor)
+
+
+class Inline(Executor):
+    """A pool without threads."""
+
+    def __init__(self, n_threads: int = 1, name: str = "") -> None:
+        pass
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(call(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        pass
+
+
+class ActorLoop(asyncio.BaseEventLoop):
+    """An event loop that lives in a greenlet: where others would sleep, it lets other processes run."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        self._actor, self._selector = actor, self
+        self.set_exception_handler(lambda loop, context: None)
+
+    def time(self) -> float:
+        return self._actor.world.memory.clock_s
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout != 0:
+            self._actor.idle_until_s = float("inf") if timeout is None else self.time() + timeout
+            self._actor.pause()
+            self._actor.idle_until_s = 0.0
+        return []
+
+    def bury(self) -> None:
+        """What a killed process leaves in this one: its tasks end without reaching the store."""
+        for task in (tasks := asyncio.all_tasks(self)):
+            task.cancel()
+        with suppress(Killed):
+            self.run_until_complete(_settled(tasks))
+        self.close()
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        self._actor.idle_until_s = 0.0
+
+
+async def _settled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
