@@ -147,8 +147,8 @@ def test_counts() -> None:
 @pytest.mark.parametrize(
     ("uri", "roots", "actual"),
     [
-        ("data/a", {"": "/home/"}, "/home/data/a"),
-        ("data/a", {"": "/home"}, "/home/data/a"),
+        ("data/a", {"": "/home/"}, "/srv/data/a"),
+        ("data/a", {"": "/home"}, "/srv/data/a"),
         ("data/a", {"": "/home/", "data/": "/else/"}, "/else/a"),
         ("s3://b/a", {"": "/home/"}, "s3://b/a"),
         ("/abs/a", {"": "/home/"}, "/abs/a"),
