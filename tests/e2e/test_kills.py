@@ -14,7 +14,7 @@ import pytest
 
 from command import live_records, remaining, write_records
 
-N_FILES, N_RECORDS = 24, 20
+N_FILES, N_RECORDS = 48, 20
 SPEC = """\
 version: 1
 name: killed

@@ -147,11 +147,11 @@ def test_counts() -> None:
 @pytest.mark.parametrize(
     ("uri", "roots", "actual"),
     [
-        ("data/a", {"": "/home/"}, "/srv/data/a"),
-        ("data/a", {"": "/home"}, "/srv/data/a"),
-        ("data/a", {"": "/home/", "data/": "/else/"}, "/else/a"),
-        ("s3://b/a", {"": "/home/"}, "s3://b/a"),
-        ("/abs/a", {"": "/home/"}, "/abs/a"),
+        ("data/a", {"": "/srv/"}, "/srv/data/a"),
+        ("data/a", {"": "/srv"}, "/srv/data/a"),
+        ("data/a", {"": "/srv/", "data/": "/else/"}, "/else/a"),
+        ("s3://b/a", {"": "/srv/"}, "s3://b/a"),
+        ("/abs/a", {"": "/srv/"}, "/abs/a"),
         ("data/a", {}, "data/a"),
         ("data/a", {"data/a": "/staged/123"}, "/staged/123"),
     ],
