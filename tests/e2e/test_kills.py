@@ -66,7 +66,7 @@ class Family:
             "client": self._of([command_pid], "engines.client"),
             "engine": self._of([command_pid], "engines.local.main"),
             "fork server": servers,
-            "driver": mains[:1] if mains and mains[0] not in workers else [],  # it starts the others: it is the oldest
+            "driver": [pid for pid in mains if _has_index(pid)][:1],
             "worker": workers[:1],
             "slot": self._of(workers, "runtime.slot")[:1],
             "everything": everything if workers else [],
@@ -75,6 +75,14 @@ class Family:
     def _of(self, parents: list[int], word: str) -> list[int]:
         found = [pid for parent in parents for pid in self._children.get(parent, [])]
         return sorted(pid for pid in found if word in self._words.get(pid, ""))
+
+
+def _has_index(pid: int) -> bool:
+    """Whether the process has a driver's index open; a container that only waits for work has none."""
+    try:
+        return any("modalbatch-index-" in os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
 
 
 class Killed:
