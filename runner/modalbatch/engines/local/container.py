@@ -41,6 +41,8 @@ class Container:
     #: It gets no more inputs.
     is_draining: bool = False
     is_dead: bool = False
+    #: Inputs that it was told to run at a time; 0: as many as it began with.
+    concurrency: int = 0
     reason: Reason = Reason.UNKNOWN
     #: The input whose time limit ended it.
     culprit_id: str = ""

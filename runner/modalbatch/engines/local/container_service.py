@@ -16,6 +16,8 @@ from modalbatch.engines.local.wire import Message, Peer, proto
 
 #: The runtime polls for cancellations for 15 s.
 _HEARTBEAT_S = 12.0
+#: It waits 10 s for an answer about concurrency.
+_CONCURRENCY_S = 8.0
 
 
 class ContainerService:
@@ -70,8 +72,12 @@ class ContainerService:
             container.function.pool.put_output(container, output)
 
     async def FunctionGetDynamicConcurrency(self, request: Message, peer: Peer) -> Message:
-        """Always the target: one machine has nothing to balance."""
-        return proto.FunctionGetDynamicConcurrencyResponse(concurrency=request.target_concurrency)
+        """How many inputs at a time, as soon as that changes: the runtime asks again 3 s after each answer."""
+        container = self._container(peer)
+        n_inputs = await container.function.pool.concurrency(
+            container, request.target_concurrency, request.max_concurrency, _CONCURRENCY_S
+        )
+        return proto.FunctionGetDynamicConcurrencyResponse(concurrency=n_inputs)
 
     async def TaskResult(self, request: Message, peer: Peer) -> None:
         """Takes the reason why user code could not be imported or entered."""

@@ -50,6 +50,16 @@ class _Waiter:
     inputs: asyncio.Future[list[Input]]
 
 
+@dataclass(slots=True, eq=False)
+class _Wish:
+    """A container that wants to know how many inputs it should run at a time."""
+
+    container: Container
+    target: int
+    most: int
+    answer: asyncio.Future[int]
+
+
 class Pool:
     """Scheduler of one function."""
 
@@ -58,7 +68,8 @@ class Pool:
         self._n_cores = n_cores
         self._launch = launch
         self._pending: deque[Input] = deque()
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: list[_Waiter] = []
+        self._wishes: list[_Wish] = []
         self.containers: set[Container] = set()
         self._n_failed_starts = 0
         self._pause_s = 0.0
@@ -94,8 +105,11 @@ class Pool:
 
     def pump(self) -> None:
         """Hands waiting inputs to waiting containers, and starts containers for the rest."""
+        self._tell_concurrency()
         while self._pending and self._waiters:
-            waiter = self._waiters.popleft()
+            # The least busy one first: a neighbour's second input would wait there for the first.
+            waiter = min(self._waiters, key=lambda waiter: len(waiter.container.running))
+            self._waiters.remove(waiter)
             if not waiter.inputs.done() and not waiter.container.is_draining:
                 waiter.inputs.set_result(self._take(waiter.container, waiter.limit))
         if not self._function.app.is_live or (self._broken is not None and time.monotonic() < self._broken_until):
@@ -143,6 +157,33 @@ class Pool:
         if not container.is_ready:
             container.kill(Reason.STARTUP)
 
+    # -- more than the target
+
+    async def concurrency(self, container: Container, target: int, most: int, limit_s: float) -> int:
+        """Inputs that a container should run at a time, as soon as that differs from what it was told.
+
+        Modal scales out up to `target` inputs a container; what no further container can take goes up to `most`.
+        """
+        wish = _Wish(container, target, most, asyncio.get_running_loop().create_future())
+        self._wishes.append(wish)
+        self._tell_concurrency()
+        try:
+            container.concurrency = await asyncio.wait_for(wish.answer, limit_s)
+        except asyncio.TimeoutError:
+            return container.concurrency or target
+        finally:
+            self._wishes.remove(wish)
+        return container.concurrency
+
+    def _tell_concurrency(self) -> None:
+        if not self._wishes:
+            return
+        busy = self.n_running + len(self._pending)
+        for wish in self._wishes:
+            now = wish.most if busy > self.limit * wish.target else wish.target
+            if now != (wish.container.concurrency or wish.target) and not wish.answer.done():
+                wish.answer.set_result(now)
+
     # -- work out
 
     async def next_inputs(self, container: Container, limit: int, linger_s: float) -> list[Input]:
@@ -183,6 +224,7 @@ class Pool:
     def put_output(self, container: Container, output: Message) -> None:
         """Takes a result that a container reports."""
         item = container.running.pop(output.input_id, None)
+        self._tell_concurrency()
         if item is not None:
             self.finish(item, output.result, data_format=output.data_format, container_id=container.id)
 
