@@ -32,6 +32,7 @@ CREATE TABLE cover (unit TEXT PRIMARY KEY, uri TEXT, receipt TEXT, seen INTEGER 
 CREATE INDEX cover_receipt ON cover (receipt);
 CREATE TABLE want (unit TEXT PRIMARY KEY, seq INTEGER, json TEXT) WITHOUT ROWID;
 CREATE TABLE carry (unit TEXT PRIMARY KEY, receipt TEXT) WITHOUT ROWID;  -- gone, and its receipt is given up
+CREATE INDEX carry_receipt ON carry (receipt);
 CREATE TABLE listed (uri TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE was (uri TEXT, accepted INTEGER, PRIMARY KEY (uri, accepted)) WITHOUT ROWID;
 CREATE TABLE lost (unit TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -168,10 +169,10 @@ class Index:
         """Decide which receipts count: usable ones, manifest first, then generation, no unit twice."""
         self._db.execute("UPDATE receipt SET chosen = 0")
         self._db.execute("DELETE FROM cover")
-        rows = self._db.execute(
-            "SELECT name, json FROM receipt WHERE accepted ORDER BY live DESC, generation DESC, name"
-        )
-        for name, text in rows:
+        # Names alone are sorted: contents would fill the memory that SQLite sorts in.
+        rows = self._db.execute("SELECT name FROM receipt WHERE accepted ORDER BY live DESC, generation DESC, name")
+        for (name,) in rows:
+            (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
             self._consider(name, receipt_of(text))
 
     def has_parts(self, receipt: Receipt) -> bool:
@@ -252,10 +253,10 @@ class Index:
 
     def carries(self) -> Iterator[Carry]:
         """What is to be carried over and no chosen receipt covers, by receipt; lazy, while receipts are accepted."""
-        rows = self._db.execute(
-            f"SELECT DISTINCT receipt FROM carry WHERE {_UNCOVERED} ORDER BY receipt"  # noqa: S608
-        ).fetchall()
-        for (name,) in rows:
+        later = f"SELECT receipt FROM carry WHERE {_UNCOVERED} AND receipt > ? ORDER BY receipt LIMIT 1"  # noqa: S608
+        name = ""
+        while row := self._db.execute(later, (name,)).fetchone():
+            (name,) = row
             sql = f"SELECT unit FROM carry WHERE receipt = ? AND {_UNCOVERED}"  # noqa: S608
             units = {unit for (unit,) in self._db.execute(sql, (name,))}
             (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
@@ -354,7 +355,7 @@ class Index:
     def reasons(self, n_examples: int) -> Reasons:
         """The plan with its reasons; after `settle_removed`."""
         rows = self._db.execute("SELECT json FROM receipt WHERE live AND accepted AND NOT chosen")
-        for (text,) in rows.fetchall():
+        for (text,) in rows:
             receipt = receipt_of(text)
             table = "same" if self.has_parts(receipt) else "lost"
             ids = [(unit.id,) for unit in receipt.units]

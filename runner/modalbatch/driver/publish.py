@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 
 from modalbatch.driver.index import Index
 from modalbatch.driver.plan import Sight, is_live, kept_segments
@@ -80,20 +81,15 @@ def _check_parts(sink: ObjectSink, index: Index) -> None:
 
 def _write_segments(sink: ObjectSink, rows: Iterator[tuple[str, Receipt]], number: int) -> list[Segment]:
     segments: list[Segment] = []
-    lines: list[str] = []
-
-    def write() -> None:
-        data = ("\n".join(lines) + "\n").encode()
+    while lines := [_line(name, receipt) for name, receipt in islice(rows, SEGMENT_RECEIPTS)]:
+        data, n_receipts = b"".join(lines), len(lines)
+        del lines  # as large as the segment itself
         sha256 = hashlib.sha256(data).hexdigest()
         name = segment_name(number, len(segments), sha256)
         sink.write_segment(name, data)
-        segments.append(Segment(name=name, sha256=sha256, receipts=len(lines)))
-        lines.clear()
-
-    for name, receipt in rows:
-        lines.append(encode({"name": name, **receipt.to_json()}))
-        if len(lines) == SEGMENT_RECEIPTS:
-            write()
-    if lines:
-        write()
+        segments.append(Segment(name=name, sha256=sha256, receipts=n_receipts))
     return segments
+
+
+def _line(name: str, receipt: Receipt) -> bytes:
+    return encode({"name": name, **receipt.to_json()}).encode() + b"\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 from modalbatch.errors import NotFoundError, StateError
@@ -148,7 +149,7 @@ class ObjectSink:
 
     def live_in(self, segment: Segment) -> Iterator[tuple[str, Receipt]]:
         """`live`, of one segment."""
-        for line in self.segment(segment).splitlines():
+        for line in BytesIO(self.segment(segment)):
             data = parse_json(line, "manifest segment")
             yield data.pop("name"), Receipt.from_json(data)
 
