@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,13 @@ def test_a_cache_that_cannot_be_read_is_made_anew(content: str, tmp_path: Path, 
     (tmp_path / "cache.json").write_text(content)
     path = install(tmp_path / f"bin/python3.{WANTED}", f"3.{WANTED}.4")
     assert choose_interpreter(f"3.{WANTED}", tmp_path / "cache.json", environ)[0].path == str(path)
+
+
+def test_functions_of_one_app_choose_at_the_same_time(tmp_path: Path, environ: dict[str, str]) -> None:
+    for minor in range(WANTED, WANTED + 4):
+        install(tmp_path / f"bin/python3.{minor}", f"3.{minor}.4")
+    cache = tmp_path / "cache.json"
+    with ThreadPoolExecutor(16) as threads:
+        asked = [threads.submit(choose_interpreter, f"3.{WANTED + n % 4}", cache, environ) for n in range(64)]
+    assert [choice.result()[0].minor for choice in asked] == [WANTED + n % 4 for n in range(64)]
+    assert [path.name for path in tmp_path.glob("*cache.json*")] == ["cache.json"]

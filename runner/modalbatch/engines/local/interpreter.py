@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,11 @@ class _Probes:
         if key not in self._told:
             self._told[key] = _probe(path)
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._path.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps({"told": dict(list(self._told.items())[-_MAX_KEPT:])}))
-            draft.replace(self._path)
+            # A name of its own: functions of one app are created at the same time, each in a thread.
+            handle, draft = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
+            with os.fdopen(handle, "w") as file:
+                json.dump({"told": dict(list(self._told.items())[-_MAX_KEPT:])}, file)
+            Path(draft).replace(self._path)
         return self._told[key]
 
 

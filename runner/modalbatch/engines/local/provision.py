@@ -46,6 +46,7 @@ class Provisioner:
         self.environ = container_environ(environ)
         self._specs: dict[str, ImageSpec] = {}
         self._servers: dict[str, ForkServer] = {}
+        self._choosing = asyncio.Lock()
         #: Called with a sentence that a person should know.
         self.note: Callable[[str], None] = lambda _text: None
 
@@ -82,7 +83,10 @@ class Provisioner:
         Raises: ModalbatchError when it cannot be built.
         """
         spec = self.spec(image_id)
-        wanted, note = await asyncio.to_thread(choose_interpreter, spec.python, self._interpreters_path, self._environ)
+        async with self._choosing:  # the second function of an app need not ask the same executables again
+            wanted, note = await asyncio.to_thread(
+                choose_interpreter, spec.python, self._interpreters_path, self._environ
+            )
         if note:
             self.note(note)
             say(note)
