@@ -33,6 +33,20 @@ def test_up_to_the_limit_and_down_to_the_minimum(home, tmp_path):
     assert processes_of(home) == []
 
 
+def test_out_to_the_target_before_up_to_the_most(home, tmp_path):
+    folders = [tmp_path / "two", tmp_path / "four"]
+    source = "import modal\nf = modal.Function.from_name('service', 'burst')\n"
+    for folder, n in zip(folders, (2, 4), strict=True):
+        folder.mkdir()
+        source += f"print('SEEN', list(f.starmap([({str(folder)!r}, {n})] * {n})))\n"
+    with LocalEngine(home, containers=2) as engine:
+        bench = Bench(home, engine)
+        bench.modal("deploy", "service.py")
+        output = bench.python(source)
+        assert "SEEN [2, 2]\nSEEN [2, 2, 2, 2]" in output
+    await_none(home)
+
+
 def test_without_namespaces_nothing_survives_either(home, monkeypatch):
     monkeypatch.setenv("MODALBATCH_NO_NAMESPACES", "1")
     source = "import modal, trouble\nwith trouble.app.run():\n    print('SPAWNED', trouble.leave_behind.remote())\n"

@@ -38,3 +38,10 @@ def warm(folder, n):
     while len(os.listdir(folder)) < n:
         time.sleep(0.01)
     return len({os.readlink(f"{folder}/{name}") for name in os.listdir(folder)})
+
+
+@app.function(max_containers=2, scaledown_window=2)
+@modal.concurrent(max_inputs=2, target_inputs=1)
+def burst(folder, n):
+    """The same, with containers that scale out before they take a second input."""
+    return warm.local(folder, n)
