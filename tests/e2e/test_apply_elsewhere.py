@@ -11,6 +11,7 @@ from servers import s3_server  # noqa: F401
 
 def plain(text: str) -> list[str]:
     """What a command said, without what differs between two runs."""
+    text = re.sub(r"(?m)^running: .*\n", "", text)  # said after some seconds, which a slow machine may take
     text = re.sub(r"in [\d.]+ s:", "in TIME:", text)
     return re.sub(r"[\d,]+ records/s", "RATE", text).splitlines()
 

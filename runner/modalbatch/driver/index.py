@@ -159,11 +159,14 @@ class Index:
             self._db.executemany("INSERT OR IGNORE INTO was VALUES (?, ?)", rows)
         return found
 
-    def unread(self, fp8s: Iterable[str]) -> list[str]:
-        """Listed receipts of these fingerprints whose content is not known."""
-        marks = list(fp8s)
-        sql = f"SELECT name FROM receipt WHERE json IS NULL AND fp8 IN ({','.join('?' * len(marks))}) ORDER BY name"  # noqa: S608
-        return [name for (name,) in self._db.execute(sql, marks)]
+    def unread(self, fp8s: Iterable[str]) -> Iterator[str]:
+        """Listed receipts of these fingerprints whose content is not known; lazy, while contents are filled in."""
+        fp8s, last = list(fp8s), ""
+        marks = ",".join("?" * len(fp8s))
+        sql = f"SELECT name FROM receipt WHERE json IS NULL AND fp8 IN ({marks}) AND name > ? ORDER BY name LIMIT 1000"  # noqa: S608
+        while rows := self._db.execute(sql, (*fp8s, last)).fetchall():
+            yield from (name for (name,) in rows)
+            last = rows[-1][0]
 
     def choose(self) -> None:
         """Decide which receipts count: usable ones, manifest first, then generation, no unit twice."""

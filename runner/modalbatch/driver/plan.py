@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 from modalbatch.driver.index import Carry, Index, Reasons, Tally
 from modalbatch.errors import NotFoundError, StateError
@@ -109,11 +110,11 @@ def read_sink(sink: ObjectSink, index: Index, fingerprint: str, *, keep: bool) -
             index.add_receipt(name)
     for name, receipt in sink.live(manifest):
         index.fill_receipt(name, receipt, live=True, accepted=receipt.fingerprint in accepted)
-    unread = [
+    unread = (
         name
         for name in index.unread(fp[:8] for fp in accepted)
         if name not in retired and not (manifest and manifest.is_void(name))
-    ]
+    )
     for name, read in read_receipts(sink, unread):
         if read and read.fingerprint in accepted:
             index.fill_receipt(name, read, live=False, accepted=True)
@@ -121,13 +122,11 @@ def read_sink(sink: ObjectSink, index: Index, fingerprint: str, *, keep: bool) -
     return Sight(manifest, tuple(sorted(accepted)))
 
 
-def read_receipts(sink: ObjectSink, names: Sequence[str]) -> Iterator[tuple[str, Receipt | None]]:
+def read_receipts(sink: ObjectSink, names: Iterable[str]) -> Iterator[tuple[str, Receipt | None]]:
     """Each with its content, None where it is gone or torn; many at the same time, in order."""
-    if not names:
-        return
+    names = iter(names)
     with ThreadPoolExecutor(READERS, "modalbatch-receipts") as threads:
-        for start in range(0, len(names), READERS * 64):  # bounded: futures and receipts of one slice at a time
-            chosen = names[start : start + READERS * 64]
+        while chosen := list(islice(names, READERS * 64)):  # bounded: futures and receipts of one slice at a time
             yield from zip(chosen, threads.map(lambda name: _receipt(sink, name), chosen), strict=True)
 
 
