@@ -24,7 +24,6 @@ from modalbatch.engines.local.wire import (
     proto,
     read_token,
     refused,
-    unsupported,
     write_token,
 )
 
@@ -33,6 +32,8 @@ MAX_OUTSTANDING = 1000
 #: Fewer open inputs than this are answered at once: there is nothing to gather.
 _MIN_TO_LINGER = 4
 _LINGER_UNTIL = 50
+#: Seconds in which a caller that broke off a request may come back.
+_RETURN_S = 1.0
 
 
 class CallService:
@@ -46,8 +47,6 @@ class CallService:
         function = self._engine.function(request.function_id)
         if not function.app.is_live:
             raise refused(f"app `{function.app.name}` has stopped")
-        if function.definition.function_type == proto.Function.FUNCTION_TYPE_GENERATOR:
-            raise unsupported(f"calling a generator function (`{function.name}`)")
         call = self._engine.add_call(
             function,
             is_sync=request.function_call_invocation_type != proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
@@ -104,15 +103,21 @@ class CallService:
             return await self._kept_outputs(request, call, end)
         call.acknowledge(int(request.last_entry_id.split("-")[0] or 0))
         outputs, number = call.due()
-        while not outputs and (left_s := end - time.monotonic()) > 0:
-            await call.wait(left_s)
-            outputs, number = call.due()
+        call.n_polls += 1
+        try:
+            while not outputs and (left_s := end - time.monotonic()) > 0:
+                await call.wait(left_s)
+                outputs, number = call.due()
+        except asyncio.CancelledError:
+            if call.stream is not None:
+                asyncio.get_running_loop().call_later(_RETURN_S, self._hang_up, call, call.n_polls)
+            raise
         linger_s = self._engine.config.linger_s
         if outputs and linger_s and call.n_due < _LINGER_UNTIL and len(call.inputs) > _MIN_TO_LINGER:
             # One answer for many outputs: three times less work for everybody.
             await asyncio.sleep(linger_s)
             outputs, number = call.due()
-        if request.clear_on_success and not call.inputs:
+        if request.clear_on_success and not call.inputs and not call.is_held_back:
             self._engine.drop_call(call)
         elif request.clear_on_success and call.is_map:  # the caller has left its loop
             call.is_cancelled = True
@@ -121,6 +126,14 @@ class CallService:
         return proto.FunctionGetOutputsResponse(
             outputs=outputs, num_unfinished_inputs=len(call.inputs), last_entry_id=last
         )
+
+    def _hang_up(self, call: Call, n_polls: int) -> None:
+        """Ends a generator whose caller has left its loop, which the client tells only by giving up its requests."""
+        if call.n_polls == n_polls and self._engine.find_call(call.id) is call:
+            call.is_cancelled = True
+            call.wake()
+            call.function.pool.cancel(call, kill=False)
+            self._engine.drop_call(call)
 
     async def _kept_outputs(self, request: Message, call: Call | None, end: float) -> Message:
         """Outputs of a spawned call, from the store; what an engine that is gone left open counts as terminated."""
