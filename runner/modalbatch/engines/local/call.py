@@ -76,7 +76,7 @@ class Call:
 
     def add(self, idx: int, data: Message) -> Input:
         """A new input."""
-        added = Input(f"in-{self.id[3:]}:{idx}", idx, self, data)
+        added = Input(id_of_input(self.id, idx), idx, self, data)
         self.inputs[added.id] = added
         self.n_inputs += 1
         return added
@@ -144,3 +144,8 @@ class Call:
             await asyncio.wait([waiter], timeout=limit_s)
         finally:
             self._waiters.discard(waiter)
+
+
+def id_of_input(call_id: str, idx: int) -> str:
+    """The id of an input of a call."""
+    return f"in-{call_id[3:]}:{idx}"

@@ -11,11 +11,13 @@ import json
 import time
 from collections.abc import Iterable
 
-from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.call import Call, id_of_input
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.wire import (
     LONG_POLL_S,
+    SUCCESS,
     TERMINATED,
+    TIMEOUT,
     Message,
     Peer,
     Result,
@@ -34,6 +36,8 @@ _MIN_TO_LINGER = 4
 _LINGER_UNTIL = 50
 #: Seconds in which a caller that broke off a request may come back.
 _RETURN_S = 1.0
+#: The status of an input that has no result.
+_PENDING = Result.GENERIC_STATUS_UNSPECIFIED
 
 
 class CallService:
@@ -176,6 +180,55 @@ class CallService:
             num_inputs=facts["n_inputs"],
             metadata=metadata,
         )
+
+    async def FunctionCallGetInfo(self, request: Message, peer: Peer) -> Message:
+        """How far a spawned call is."""
+        inputs = self._inputs(request.function_call_id)
+
+        def total(*statuses: int) -> Message:
+            return proto.InputCategoryInfo(total=sum(item.status in statuses for item in inputs))
+
+        ended = (SUCCESS, TERMINATED, TIMEOUT)
+        info = message(
+            proto.FunctionCallInfo,
+            function_call_id=request.function_call_id,
+            total_inputs=len(inputs),
+            pending_inputs=total(_PENDING),
+            succeeded_inputs=total(SUCCESS),
+            cancelled_inputs=total(TERMINATED),
+            timeout_inputs=total(TIMEOUT),
+            failed_inputs=total(*{item.status for item in inputs}.difference(ended, {_PENDING})),
+        )
+        return message(proto.FunctionCallGetInfoResponse, info=info)
+
+    async def FunctionGetCallGraph(self, request: Message, peer: Peer) -> Message:
+        """The inputs of a spawned call; who called it and whom it called is not recorded here."""
+        call_id = request.function_call_id
+        inputs = self._inputs(call_id)
+        function = self._engine.find_function(str(self._kept_call(call_id)["function_id"]))
+        call = message(
+            proto.FunctionCallCallGraphInfo,
+            function_call_id=call_id,
+            function_name=function.name if function else "",
+            module_name=function.definition.module_name if function else "",
+        )
+        return proto.FunctionGetCallGraphResponse(inputs=inputs, function_calls=[call])
+
+    def _inputs(self, call_id: str) -> list[Message]:
+        """What became of each input of a spawned call."""
+        n_inputs = int(str(self._kept_call(call_id)["n_inputs"]))
+        lacking = _PENDING if self._engine.find_call(call_id) else TERMINATED
+        found = {output.idx: output for output in self._load(call_id, 0, n_inputs)}
+        kind = proto.InputCallGraphInfo
+        return [
+            kind(
+                input_id=id_of_input(call_id, idx),
+                function_call_id=call_id,
+                status=found[idx].result.status if idx in found else lacking,
+                task_id=found[idx].task_id if idx in found else "",
+            )
+            for idx in range(n_inputs)
+        ]
 
     async def FunctionCallCancel(self, request: Message, peer: Peer) -> None:
         """Ends a call without retries; one that is over stays as it is."""
