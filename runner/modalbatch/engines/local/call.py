@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from modalbatch.engines.local.stream import DataStream
 from modalbatch.engines.local.wire import Message
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class Call:
     is_cancelled: bool = False
     #: Keeps an output of a spawned call; set when it is not sync.
     keep: Callable[[int, Message], None] | None = None
+    #: What a generator yields to a caller that waits.
+    stream: DataStream | None = None
+    #: Requests for outputs so far; a caller that hangs up makes no more.
+    n_polls: int = 0
     #: Outputs of a map that the client has not acknowledged, with their numbers.
     _stream: deque[tuple[int, Message]] = field(default_factory=deque)
     _n_streamed: int = 0
@@ -71,7 +76,7 @@ class Call:
 
     def add(self, idx: int, data: Message) -> Input:
         """A new input."""
-        added = Input(f"in-{self.id[3:]}:{idx}", idx, self, data)
+        added = Input(id_of_input(self.id, idx), idx, self, data)
         self.inputs[added.id] = added
         self.n_inputs += 1
         return added
@@ -85,6 +90,10 @@ class Call:
             self._stream.append((self._n_streamed, output))
         else:
             self._last = output
+        self.wake()
+
+    def wake(self) -> None:
+        """Ends every `wait`."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -97,7 +106,7 @@ class Call:
     def due(self) -> tuple[list[Message], int]:
         """Outputs to send now and the number of the last one."""
         if not self.is_map:
-            return ([self._last] if self._last is not None else []), 0
+            return ([self._last] if self._last is not None and not self.is_held_back else []), 0
         outputs: list[Message] = []
         last, size = 0, 0
         for number, output in islice(self._stream, MAX_OUTPUTS):
@@ -106,6 +115,16 @@ class Call:
             if size > MAX_OUTPUT_BYTES:
                 break
         return outputs, last
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether there is a result that must wait until the caller confirms what was yielded before it."""
+        return self._last is not None and self.stream is not None and not self.stream.is_confirmed
+
+    def open_stream(self) -> DataStream:
+        """The stream of chunks, from the first use on."""
+        self.stream = self.stream or DataStream()
+        return self.stream
 
     def forget_last(self) -> None:
         """Drops a failure that the client retries."""
@@ -117,12 +136,16 @@ class Call:
         return len(self._stream)
 
     async def wait(self, limit_s: float) -> None:
-        """Returns when an output was emitted, or after `limit_s`."""
+        """Returns when there is something new to look at, or after `limit_s`."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            await asyncio.wait_for(waiter, limit_s)
-        except asyncio.TimeoutError:
-            return
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with a result.
+            await asyncio.wait([waiter], timeout=limit_s)
         finally:
             self._waiters.discard(waiter)
+
+
+def id_of_input(call_id: str, idx: int) -> str:
+    """The id of an input of a call."""
+    return f"in-{call_id[3:]}:{idx}"

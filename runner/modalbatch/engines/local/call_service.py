@@ -11,11 +11,13 @@ import json
 import time
 from collections.abc import Iterable
 
-from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.call import Call, id_of_input
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.wire import (
     LONG_POLL_S,
+    SUCCESS,
     TERMINATED,
+    TIMEOUT,
     Message,
     Peer,
     Result,
@@ -24,7 +26,6 @@ from modalbatch.engines.local.wire import (
     proto,
     read_token,
     refused,
-    unsupported,
     write_token,
 )
 
@@ -33,6 +34,10 @@ MAX_OUTSTANDING = 1000
 #: Fewer open inputs than this are answered at once: there is nothing to gather.
 _MIN_TO_LINGER = 4
 _LINGER_UNTIL = 50
+#: Seconds in which a caller that broke off a request may come back.
+_RETURN_S = 1.0
+#: The status of an input that has no result.
+_PENDING = Result.GENERIC_STATUS_UNSPECIFIED
 
 
 class CallService:
@@ -46,8 +51,6 @@ class CallService:
         function = self._engine.function(request.function_id)
         if not function.app.is_live:
             raise refused(f"app `{function.app.name}` has stopped")
-        if function.definition.function_type == proto.Function.FUNCTION_TYPE_GENERATOR:
-            raise unsupported(f"calling a generator function (`{function.name}`)")
         call = self._engine.add_call(
             function,
             is_sync=request.function_call_invocation_type != proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
@@ -104,15 +107,21 @@ class CallService:
             return await self._kept_outputs(request, call, end)
         call.acknowledge(int(request.last_entry_id.split("-")[0] or 0))
         outputs, number = call.due()
-        while not outputs and (left_s := end - time.monotonic()) > 0:
-            await call.wait(left_s)
-            outputs, number = call.due()
+        call.n_polls += 1
+        try:
+            while not outputs and (left_s := end - time.monotonic()) > 0:
+                await call.wait(left_s)
+                outputs, number = call.due()
+        except asyncio.CancelledError:
+            if call.stream is not None:
+                asyncio.get_running_loop().call_later(_RETURN_S, self._hang_up, call, call.n_polls)
+            raise
         linger_s = self._engine.config.linger_s
         if outputs and linger_s and call.n_due < _LINGER_UNTIL and len(call.inputs) > _MIN_TO_LINGER:
             # One answer for many outputs: three times less work for everybody.
             await asyncio.sleep(linger_s)
             outputs, number = call.due()
-        if request.clear_on_success and not call.inputs:
+        if request.clear_on_success and not call.inputs and not call.is_held_back:
             self._engine.drop_call(call)
         elif request.clear_on_success and call.is_map:  # the caller has left its loop
             call.is_cancelled = True
@@ -121,6 +130,14 @@ class CallService:
         return proto.FunctionGetOutputsResponse(
             outputs=outputs, num_unfinished_inputs=len(call.inputs), last_entry_id=last
         )
+
+    def _hang_up(self, call: Call, n_polls: int) -> None:
+        """Ends a generator whose caller has left its loop, which the client tells only by giving up its requests."""
+        if call.n_polls == n_polls and self._engine.find_call(call.id) is call:
+            call.is_cancelled = True
+            call.wake()
+            call.function.pool.cancel(call, kill=False)
+            self._engine.drop_call(call)
 
     async def _kept_outputs(self, request: Message, call: Call | None, end: float) -> Message:
         """Outputs of a spawned call, from the store; what an engine that is gone left open counts as terminated."""
@@ -163,6 +180,55 @@ class CallService:
             num_inputs=facts["n_inputs"],
             metadata=metadata,
         )
+
+    async def FunctionCallGetInfo(self, request: Message, peer: Peer) -> Message:
+        """How far a spawned call is."""
+        inputs = self._inputs(request.function_call_id)
+
+        def total(*statuses: int) -> Message:
+            return proto.InputCategoryInfo(total=sum(item.status in statuses for item in inputs))
+
+        ended = (SUCCESS, TERMINATED, TIMEOUT)
+        info = message(
+            proto.FunctionCallInfo,
+            function_call_id=request.function_call_id,
+            total_inputs=len(inputs),
+            pending_inputs=total(_PENDING),
+            succeeded_inputs=total(SUCCESS),
+            cancelled_inputs=total(TERMINATED),
+            timeout_inputs=total(TIMEOUT),
+            failed_inputs=total(*{item.status for item in inputs}.difference(ended, {_PENDING})),
+        )
+        return message(proto.FunctionCallGetInfoResponse, info=info)
+
+    async def FunctionGetCallGraph(self, request: Message, peer: Peer) -> Message:
+        """The inputs of a spawned call; who called it and whom it called is not recorded here."""
+        call_id = request.function_call_id
+        inputs = self._inputs(call_id)
+        function = self._engine.find_function(str(self._kept_call(call_id)["function_id"]))
+        call = message(
+            proto.FunctionCallCallGraphInfo,
+            function_call_id=call_id,
+            function_name=function.name if function else "",
+            module_name=function.definition.module_name if function else "",
+        )
+        return proto.FunctionGetCallGraphResponse(inputs=inputs, function_calls=[call])
+
+    def _inputs(self, call_id: str) -> list[Message]:
+        """What became of each input of a spawned call."""
+        n_inputs = int(str(self._kept_call(call_id)["n_inputs"]))
+        lacking = _PENDING if self._engine.find_call(call_id) else TERMINATED
+        found = {output.idx: output for output in self._load(call_id, 0, n_inputs)}
+        kind = proto.InputCallGraphInfo
+        return [
+            kind(
+                input_id=id_of_input(call_id, idx),
+                function_call_id=call_id,
+                status=found[idx].result.status if idx in found else lacking,
+                task_id=found[idx].task_id if idx in found else "",
+            )
+            for idx in range(n_inputs)
+        ]
 
     async def FunctionCallCancel(self, request: Message, peer: Peer) -> None:
         """Ends a call without retries; one that is over stays as it is."""

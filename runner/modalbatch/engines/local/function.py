@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from modalbatch.engines.local.log import AppLog
+from modalbatch.engines.local.tally import Tally
 from modalbatch.engines.local.wire import Message, message, proto
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Function:
     params: bytes = b""
     #: The definition of a redeployment that is not published yet.
     staged: Message | None = None
+    tally: Tally = field(default_factory=Tally)
     pool: Pool = field(init=False)
 
     @property
@@ -124,12 +126,12 @@ class Function:
     @property
     def max_containers(self) -> int:
         """The limit that the app sets; 0 for none."""
-        return int(self.definition.autoscaler_settings.max_containers or self.definition.concurrency_limit)
+        return self._setting("max_containers", self.definition.concurrency_limit)
 
     @property
     def min_containers(self) -> int:
         """Containers that stay up without work."""
-        return int(self.definition.autoscaler_settings.min_containers or self.definition.warm_pool_size)
+        return self._setting("min_containers", self.definition.warm_pool_size)
 
     @property
     def buffer_containers(self) -> int:
@@ -141,6 +143,11 @@ class Function:
         """Seconds after which an idle container stops."""
         d = self.definition
         return float(d.autoscaler_settings.scaledown_window or d.task_idle_timeout_secs or 60)
+
+    def _setting(self, name: str, older: int) -> int:
+        """An autoscaler setting, where 0 counts if it was said; `older` is where clients said it before."""
+        settings = self.definition.autoscaler_settings
+        return int(getattr(settings, name) if settings.HasField(name) else older)
 
     def stage(self, definition: Message) -> None:
         """Takes a definition: at once for a new function, at the next publication for one that may be running."""

@@ -12,7 +12,9 @@ from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.function import App, Function
 from modalbatch.engines.local.wire import (
     BUILDER_VERSION,
+    FAILURE,
     SUCCESS,
+    TIMEOUT,
     Message,
     Peer,
     Result,
@@ -102,6 +104,9 @@ class FunctionService:
         app = self._engine.apps.get(app_id or "")
         if app is None:
             raise not_found(f"app `{request.app_name}` is not deployed in environment `{environment}`")
+        version = getattr(request, "app_version", 0)
+        if version and version != app.version:
+            raise not_found(f"version {version} of app `{app.name}` is not kept here, only the last one, {app.version}")
         object_id = (app.function_ids if kind == "function" else app.class_ids).get(request.object_tag)
         if object_id is None:
             raise not_found(f"app `{request.app_name}` has no {kind} `{request.object_tag}`")
@@ -121,7 +126,44 @@ class FunctionService:
             backlog=pool.n_pending,
             num_total_tasks=len(pool.containers),
             num_running_inputs=pool.n_running,
+            input_headroom=pool.n_free,
         )
+
+    async def FunctionGetTimeRangeStats(self, request: Message, peer: Peer) -> Message:
+        """What has happened to a function, as far as this engine has seen it; without percentiles."""
+        function = self._engine.function(request.function_id)
+        if request.container_id:
+            raise unsupported("statistics of one container")
+        variants = [f for f in function.app.functions.values() if f.name == function.name]
+        counted = variants if request.rollup else [function]
+        span = request.since.ToNanoseconds() / 1e9, request.until.ToNanoseconds() / 1e9
+
+        def total(what: Any) -> int:
+            return sum(variant.tally.total(what, *span) for variant in counted)
+
+        containers = [
+            container for variant in counted for container in variant.pool.containers if not container.is_held
+        ]
+        return message(
+            proto.FunctionGetTimeRangeStatsResponse,
+            since=request.since,
+            until=request.until,
+            input_success_count=total(SUCCESS),
+            input_failure_count=total(FAILURE),
+            input_timeout_count=total(TIMEOUT),
+            input_running_at_end_count=sum(variant.pool.n_running for variant in counted),
+            container_started_count=total("start"),
+            container_error_count=total("crash"),
+            container_creating_at_end_count=sum(not container.is_ready for container in containers),
+            container_total_count=len(containers),
+            variant_count=len(variants),
+        )
+
+    async def FunctionGetSchedulingParams(self, request: Message, peer: Peer) -> Message:
+        """A function's autoscaling as it is now."""
+        settings = self._engine.function(request.function_id).definition.autoscaler_settings
+        configuration = message(proto.AutoscalerConfiguration, settings=settings)
+        return message(proto.FunctionGetSchedulingParamsResponse, autoscaler_configuration=configuration)
 
     async def FunctionUpdateSchedulingParams(self, request: Message, peer: Peer) -> Message:
         """Changes a function's autoscaling until its next deployment."""
@@ -129,7 +171,8 @@ class FunctionService:
         function.definition.autoscaler_settings.MergeFrom(request.settings)
         function.pool.keep_warm()
         function.pool.pump()
-        return proto.FunctionUpdateSchedulingParamsResponse()
+        settings = function.definition.autoscaler_settings
+        return message(proto.FunctionUpdateSchedulingParamsResponse, current_settings=settings)
 
 
 def _shown(kind: Any, function: Function) -> Message:

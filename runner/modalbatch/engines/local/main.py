@@ -78,6 +78,7 @@ async def serve(options: dict[str, Any]) -> None:
     from modalbatch.engines.local.function_service import FunctionService, ImageService
     from modalbatch.engines.local.object_service import DictService, QueueService, SecretService
     from modalbatch.engines.local.service import Service
+    from modalbatch.engines.local.stream_service import StreamService
     from modalbatch.engines.local.volume_service import VolumeService
 
     config = EngineConfig(
@@ -93,6 +94,7 @@ async def serve(options: dict[str, Any]) -> None:
         engine.provisioner.adopt(*warm)
     kinds = (
         CallService,
+        StreamService,
         ContainerService,
         AppService,
         FunctionService,

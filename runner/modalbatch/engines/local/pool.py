@@ -87,6 +87,13 @@ class Pool:
         return sum(len(container.running) for container in self.containers)
 
     @property
+    def n_free(self) -> int:
+        """Inputs that containers which are up could take at once."""
+        n_slots = self._function.n_slots
+        ready = [container for container in self.containers if container.is_ready and not container.is_draining]
+        return sum(max(0, n_slots - len(container.running)) for container in ready)
+
+    @property
     def limit(self) -> int:
         """The most containers at a time: what the app allows, on this machine's cores."""
         return max(1, min(self._function.max_containers or self._n_cores, self._n_cores))
@@ -151,6 +158,7 @@ class Pool:
         definition = self._function.definition
         limit_s = definition.startup_timeout_secs or definition.timeout_secs or _DEFAULT_STARTUP_S
         container.startup_timer = asyncio.get_running_loop().call_later(limit_s, self._give_up_start, container)
+        self._function.tally.count("start")
         container.release()
 
     def _give_up_start(self, container: Container) -> None:
@@ -243,6 +251,7 @@ class Pool:
             return
         if not may_retry:
             call.inputs.pop(item.id, None)
+            self._function.tally.count(result.status)
         call.emit(
             message(
                 proto.FunctionGetOutputsItem,
@@ -290,6 +299,8 @@ class Pool:
         self.containers.discard(container)
         if container.startup_timer is not None:
             container.startup_timer.cancel()
+        if code and container.reason is Reason.UNKNOWN:
+            self._function.tally.count("crash")
         if code and container.reason is Reason.UNKNOWN and container.result is None:
             text = f"Runner: container {container.id} exited with code {code}\n"
             self._function.app.log.write(text, task_id=container.id)

@@ -27,6 +27,8 @@ Handler = Callable[..., Awaitable[Any]]
 
 _log = logging.getLogger("modalbatch.engine")
 _CONTAINER_PREFIX = "ta-"
+#: What grpclib and h2 raise in a handler whose caller has left.
+_CALLER_LEFT = ("StreamTerminatedError", "StreamClosedError", "ProtocolError")
 
 
 class Service:
@@ -83,7 +85,11 @@ class Service:
             except ModalbatchError as error:
                 raise refused(error.render().removeprefix("error: ")) from error
             except Exception as error:
-                if type(error).__name__ in ("StreamTerminatedError", "ProtocolError"):  # the caller has left
+                if type(error).__name__ in (
+                    "StreamTerminatedError",
+                    "StreamClosedError",
+                    "ProtocolError",
+                ):  # the caller has left
                     raise
                 _log.exception("%s failed", name)
                 # INTERNAL would be retried eight times in silence.

@@ -1,0 +1,57 @@
+"""RPCs about what generators yield. Runs on: laptop.
+
+Owns the order of the two things that a caller reads at once: a call's result is held back until every chunk before it
+is confirmed, so an exception never overtakes what was yielded.
+"""
+
+from __future__ import annotations
+
+from modalbatch.engines.local.app_service import Send
+from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.engine import Engine
+from modalbatch.engines.local.wire import LONG_POLL_S, Message, Peer
+
+#: Bytes after which a caller must confirm what it has: data that it leaves unread blocks its connection.
+_MAX_UNCONFIRMED_BYTES = 4 << 20
+
+
+class StreamService:
+    """Chunks of generators: from the container, to the caller."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def FunctionCallPutDataOut(self, request: Message, peer: Peer) -> None:
+        """Takes chunks, and answers when there is room for more."""
+        call = self._engine.find_call(request.function_call_id)
+        # Only a caller that waits reads what is yielded: the client has no way to come for it later.
+        if call is None or call.is_cancelled or not call.is_sync:
+            return
+        stream = call.open_stream()
+        stream.put(request.data_chunks)
+        call.wake()
+        while stream.is_full and not call.is_cancelled:
+            await call.wait(LONG_POLL_S)
+
+    async def FunctionCallGetDataOut(self, request: Message, peer: Peer, send: Send) -> None:
+        """Streams chunks; its end asks the caller to come again, which confirms what it has."""
+        call = self._engine.call(request.function_call_id)
+        stream = call.open_stream()
+        self._confirm(call, request.last_index)
+        sent, n_bytes = int(request.last_index), 0
+        while True:
+            while chunk := stream.after(sent):
+                await send(chunk)
+                sent, n_bytes = sent + 1, n_bytes + len(chunk.data)
+                if n_bytes > _MAX_UNCONFIRMED_BYTES:
+                    return
+            if call.is_held_back:
+                return
+            # Without a limit: a caller that has everything may take its time over it.
+            await call.wait(LONG_POLL_S)
+
+    def _confirm(self, call: Call, number: int) -> None:
+        for chunk in call.open_stream().confirm(number):
+            if chunk.data_blob_id:
+                self._engine.blobs.path(chunk.data_blob_id).unlink(missing_ok=True)
+        call.wake()

@@ -1,0 +1,34 @@
+"""What can be asked of a call and of a function, and the variants of a function."""
+
+from __future__ import annotations
+
+
+def test_every_handle_answers(bench):
+    found = bench.run("handles.py::main")
+    assert found["for_each"] is found["ignored"] is found["spawn_map"] is None
+    assert found["raised"] == found["gather_raised"] == "ValueError: not this one"
+    assert found["n_inputs"] == [120, 120, 1]
+    assert found["index"] == [49, 119 * 119]
+    assert found["iter"] == [sum(i * i for i in range(120)), [100 * 100, 101 * 101]]
+    assert found["gather"] == [16, 25]
+    assert found["graph"] == [[["square", "handles", "SUCCESS", 0]], [["square", "handles", "FAILURE", 0]]]
+    assert found["many_graph"] == 120
+    assert found["options"] == found["concurrency"] == 9
+    assert found["batching"] == [3, 3, 3]
+    assert found["class_options"] == 10
+    assert found["class_concurrency"] == 12
+    n_good = 120 + 3 + 2 + 1 + 3 + 2  # both maps of good inputs, what failed maps had besides, and spawned ones
+    good, bad, crashed = found["stats"]
+    assert n_good - 4 <= good <= n_good  # nobody waited for the four of `spawn_map` and of the map that raised
+    assert (bad, crashed) == (4, 0)
+    assert found["rollup"] == 2
+    assert found["current"] == [0, 0, True]
+    assert found["autoscaler"] == [[None, 1, None], [1, 1, 20], [0, None, 20], [0, None, 20]]
+
+
+def test_the_deployed_version_is_the_only_one(bench):
+    bench.modal("deploy", "handles.py")
+    source = "import modal; print('GOT', modal.Function.from_name('handles', 'square', version={}).remote(3))"
+    assert "GOT 9" in bench.python(source.format(1))
+    missing = bench.python(source.format(2), 1)
+    assert "version 2 of app `handles` is not kept here, only the last one, 1" in missing
