@@ -54,6 +54,7 @@ format: setup ## let ruff format, and write generated files anew
 
 bench: setup ## the measurements of bench/README.md; some minutes, on a quiet machine
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/w1.py
 	$(BIN)/python bench/memory.py
 

@@ -74,7 +74,15 @@ def command(
     )
     with ExitStack() as stack:
         named = environment or target.job.environment
-        session = stack.enter_context(open_session(choice, target.state_path, containers=containers, environment=named))
+        session = stack.enter_context(
+            open_session(
+                choice,
+                target.state_path,
+                containers=containers,
+                environment=named,
+                tell=lambda text: click.echo(text, err=True),
+            )
+        )
         client = stack.enter_context(ClientProcess(session.environ, owns_app=session.kind == "local"))
         app = write_app(_capped(target.job, containers), target.spec_path)
         console = stack.enter_context(Console(as_json=as_json, verbose=verbose))

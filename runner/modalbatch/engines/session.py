@@ -6,7 +6,7 @@ Owns the difference between `local` and `modal`: which server, whose variables, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,10 +48,18 @@ class Session:
 
 
 @contextmanager
-def open_session(choice: Choice, state: Path, *, containers: int | None, environment: str | None) -> Iterator[Session]:
+def open_session(
+    choice: Choice,
+    state: Path,
+    *,
+    containers: int | None,
+    environment: str | None,
+    tell: Callable[[str], object] = lambda _text: None,
+) -> Iterator[Session]:
     """The engine of a choice. The local one is started, or joined, and let go at the end.
 
-    `environment`: of Modal, as the command or the spec says; None where neither does.
+    `environment`: of Modal, as the command or the spec says; None where neither does. `tell` gets what is to be
+    said when everything has ended.
     """
     if choice.kind == "local":
         with LocalEngine(state, containers=containers) as engine:
@@ -64,6 +72,8 @@ def open_session(choice: Choice, state: Path, *, containers: int | None, environ
                 label="local",
                 engine=engine,
             )
+        if engine.summary:
+            tell(engine.summary)
         return
     check_reachable(choice, os.environ)
     yield modal_session(choice, containers=containers, environment=environment)

@@ -17,6 +17,7 @@ from modalbatch.engines.local.stream import DataStream
 from modalbatch.engines.local.wire import Message
 
 if TYPE_CHECKING:
+    from modalbatch.engines.local.fault import Trial
     from modalbatch.engines.local.function import Function
 
 #: Outputs and their inline bytes in one answer to a map client.
@@ -40,6 +41,8 @@ class Input:
     #: Containers that died under it.
     n_crashes: int = 0
     timer: asyncio.TimerHandle | None = None
+    #: What faults on request do to it.
+    trial: Trial | None = None
 
     def stop_timer(self) -> None:
         """Ends the watch over this attempt's time limit."""

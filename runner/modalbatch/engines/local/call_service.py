@@ -48,6 +48,8 @@ class CallService:
 
     async def FunctionMap(self, request: Message, peer: Peer) -> Message:
         """Starts a call, with its inputs if there are few."""
+        if self._engine.recent.has(peer.key):
+            return self._engine.recent.reply(peer.key)
         function = self._engine.function(request.function_id)
         if not function.app.is_live:
             raise refused(f"app `{function.app.name}` has stopped")
@@ -56,7 +58,7 @@ class CallService:
             is_sync=request.function_call_invocation_type != proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
             is_map=request.function_call_type == proto.FUNCTION_CALL_TYPE_MAP,
         )
-        return message(
+        reply = message(
             proto.FunctionMapResponse,
             function_call_id=call.id,
             function_call_jwt=call.id,
@@ -65,11 +67,15 @@ class CallService:
             sync_client_retries_enabled=True,
             max_inputs_outstanding=MAX_OUTSTANDING,
         )
+        return self._engine.recent.keep(peer.key, reply)
 
     async def FunctionPutInputs(self, request: Message, peer: Peer) -> Message:
         """More inputs of a map."""
+        if self._engine.recent.has(peer.key):
+            return self._engine.recent.reply(peer.key)
         call = self._engine.call(request.function_call_id)
-        return proto.FunctionPutInputsResponse(inputs=self._add(call, request.inputs))
+        reply = proto.FunctionPutInputsResponse(inputs=self._add(call, request.inputs))
+        return self._engine.recent.keep(peer.key, reply)
 
     async def FunctionFinishInputs(self, request: Message, peer: Peer) -> None:
         """The feed of a map has ended; nothing depends on it."""
@@ -86,6 +92,8 @@ class CallService:
 
     async def FunctionRetryInputs(self, request: Message, peer: Peer) -> Message:
         """Runs failed inputs again, as the client's retry policy asks."""
+        if self._engine.recent.has(peer.key):
+            return self._engine.recent.reply(peer.key)
         call = self._engine.call(request.function_call_jwt)
         tokens = []
         for item in request.inputs:
@@ -97,10 +105,12 @@ class CallService:
             call.forget_last()
             call.function.pool.add(again)
             tokens.append(write_token(idx=idx, id=input_id))
-        return proto.FunctionRetryInputsResponse(input_jwts=tokens)
+        return self._engine.recent.keep(peer.key, proto.FunctionRetryInputsResponse(input_jwts=tokens))
 
     async def FunctionGetOutputs(self, request: Message, peer: Peer) -> Message:
         """Outputs of a call, as soon as there are any."""
+        if request.clear_on_success and self._engine.recent.has(peer.key):
+            return self._engine.recent.reply(peer.key)
         call = self._engine.find_call(request.function_call_id)
         end = time.monotonic() + min(request.timeout, LONG_POLL_S)
         if call is None or not call.is_sync:
@@ -127,9 +137,13 @@ class CallService:
             call.is_cancelled = True
             call.function.pool.cancel(call, kill=False)
         last = f"{number}-0" if number else request.last_entry_id
-        return proto.FunctionGetOutputsResponse(
+        reply = proto.FunctionGetOutputsResponse(
             outputs=outputs, num_unfinished_inputs=len(call.inputs), last_entry_id=last
         )
+        if request.clear_on_success:  # asked again, the call would be gone
+            size = sum(len(output.result.data) for output in outputs)
+            self._engine.recent.keep(peer.key, reply, size_bytes=size)
+        return reply
 
     def _hang_up(self, call: Call, n_polls: int) -> None:
         """Ends a generator whose caller has left its loop, which the client tells only by giving up its requests."""

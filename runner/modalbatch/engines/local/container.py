@@ -23,6 +23,7 @@ class Reason(Enum):
     UNKNOWN = ""
     STOP = "stop"
     CANCEL = "cancel"
+    PREEMPT = "preempted"
     TIMEOUT = "timeout"
     STARTUP = "startup took longer than startup_timeout"
 
@@ -48,6 +49,8 @@ class Container:
     culprit_id: str = ""
     #: What it said about a failed import or enter.
     result: Message | None = None
+    #: Its last answered request for inputs, by idempotency key: an answer that was lost is given again.
+    answered: tuple[str, Message | None] = ("", None)
     created_at: float = field(default_factory=time.time)
     #: Sends a signal to its first process; set once there is one.
     send_signal: Callable[[int], None] | None = None

@@ -19,14 +19,17 @@ from pathlib import Path
 
 from modalbatch.engines.local.blob import BlobServer
 from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.chaos import Chaos
 from modalbatch.engines.local.container import Container
 from modalbatch.engines.local.environment import EnvironmentCache, cache_folder
+from modalbatch.engines.local.fault import Faults
 from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
 from modalbatch.engines.local.launcher import Launcher
 from modalbatch.engines.local.log import AppLog
 from modalbatch.engines.local.mount import MountStore
 from modalbatch.engines.local.pool import Pool
 from modalbatch.engines.local.provision import Provisioner
+from modalbatch.engines.local.recent import Recent
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import Message, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
@@ -51,6 +54,8 @@ class EngineConfig:
     containers: int | None
     #: Seconds for which finished outputs are gathered before a map client hears of them.
     linger_s: float
+    #: Faults to inject.
+    chaos: Chaos | None = None
 
 
 class Engine:
@@ -61,6 +66,8 @@ class Engine:
         self.environ = environ
         state = config.home / "engine"
         (state / "logs").mkdir(parents=True, exist_ok=True)
+        self.faults = Faults(config.chaos, self.finish_if_idle) if config.chaos else None
+        self.recent = Recent()
         self.store = Store(state / "state.db")
         self.mounts = MountStore(state, self.store)
         self.blobs = BlobServer(state / "blobs", self._volume_file)
@@ -211,7 +218,7 @@ class Engine:
         """A new function of an app."""
         function = Function(id=function_id or mint_id("fu"), app=app, definition=definition, params=params)
         n_cores = self.config.containers or len(os.sched_getaffinity(0))
-        function.pool = Pool(function, n_cores, self.launcher.launch)
+        function.pool = Pool(function, n_cores, self.launcher.launch, self.faults)
         app.functions[function.id] = self._functions[function.id] = function
         return function
 
@@ -287,6 +294,8 @@ class Engine:
         """A new call; one that is spawned is kept across restarts."""
         call = Call(mint_id("fc"), function, is_sync, is_map)
         self._calls[call.id] = call
+        if self.faults is not None:
+            self.faults.name_call(call)
         if not is_sync:
             call.keep = lambda idx, output: self._keep_output(call, idx, output)
             self.save_call(call)

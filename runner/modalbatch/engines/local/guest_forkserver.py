@@ -91,7 +91,8 @@ class ForkServer:
     def _signal(self, container_id: str, number: int) -> None:
         pid = self._pids.get(container_id)
         if pid is not None:  # our own child that was not waited for: the number cannot have been reused
-            os.kill(pid, number)
+            # Stopping the keeper alone would stop nothing else; its group is the whole container.
+            (os.killpg if number == signal.SIGSTOP else os.kill)(pid, number)
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -22,13 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import uv
 
+from modalbatch.engines.local.chaos import VARIABLE, parse
 from modalbatch.errors import ModalbatchError, UnavailableError
 
 _RUN_PREFIX = "mbe-"
@@ -47,7 +48,7 @@ _LIBC = ctypes.CDLL(None)
 class LocalEngine:
     """One engine per home: starts it, or joins the one that runs. A context manager; leaving it releases our hold.
 
-    Raises: UnavailableError when the engine cannot be started or joined.
+    Raises: UnavailableError when the engine cannot be started or joined, UsageError for faults that it does not know.
     """
 
     #: Unique per start of an engine process.
@@ -55,10 +56,14 @@ class LocalEngine:
     #: Kept in the home, the same across restarts.
     home_id: str
 
-    def __init__(self, home: Path, *, containers: int | None = None, linger_s: float = 0.02) -> None:
+    def __init__(
+        self, home: Path, *, containers: int | None = None, linger_s: float = 0.02, chaos: str | None = None
+    ) -> None:
         self._home = Path(home).absolute()
         self._containers = containers
         self._linger_s = linger_s
+        asked = chaos if chaos is not None else os.environ.get(VARIABLE)
+        self._chaos = str(parse(asked)) if asked else None
         self._lease: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._record: dict[str, Any] = {}
@@ -130,8 +135,15 @@ class LocalEngine:
     def notes(self) -> list[str]:
         """What a person must know about this engine, as far as it is known now."""
         self._listen(block=False)
-        told = [json.loads(line) for line in self._received.split(b"\n")[:-1]]
-        return self._notes + [text for item in told for text in item.get("notes", [])]
+        return self._notes + [text for item in self._told() for text in item.get("notes", [])]
+
+    @property
+    def summary(self) -> str:
+        """After our hold has ended: the faults that the engine has injected so far, in a line; empty without chaos."""
+        return next((str(item["summary"]) for item in self._told() if "summary" in item), "")
+
+    def _told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._received.split(b"\n")[:-1]]
 
     def _start(self) -> bool:
         """Starts an engine, unless there is one."""
@@ -144,6 +156,7 @@ class LocalEngine:
         _sweep(self._home)
         folder = Path(tempfile.mkdtemp(prefix=_RUN_PREFIX, dir=_short_folder()))
         self._record = {
+            "chaos": self._chaos,
             "containers": self._containers,
             "engine_id": secrets.token_hex(8),
             "token": f"as-{secrets.token_hex(16)}",
@@ -193,6 +206,9 @@ class LocalEngine:
         if self._containers is not None and self._record["containers"] != self._containers:
             limit = self._record["containers"] or "as many as cores"
             self._notes.append(f"the engine that runs already keeps its own limit of containers per function: {limit}")
+        if self._chaos != self._record.get("chaos"):
+            said = self._record.get("chaos") or "none"
+            self._notes.append(f"the engine that runs already keeps its own faults: {said}")
         return bool(greeting)
 
     def _listen(self, *, block: bool) -> bool:
@@ -210,12 +226,20 @@ class LocalEngine:
         return False
 
 
-def run_command(home: Path, command: Sequence[str], *, containers: int | None = None) -> int:
+def run_command(
+    home: Path,
+    command: Sequence[str],
+    *,
+    containers: int | None = None,
+    chaos: str | None = None,
+    tell: Callable[[str], object] = lambda _text: None,
+) -> int:
     """Runs a command against the engine of a home and returns its exit code (128 + N for a signal N).
 
-    SIGINT and SIGTERM go on to the command, which is in a session of its own and gets each exactly once.
+    SIGINT and SIGTERM go on to the command, which is in a session of its own and gets each exactly once. `tell` gets
+    the summary of the faults that were injected.
     """
-    with LocalEngine(home, containers=containers) as engine:
+    with LocalEngine(home, containers=containers, chaos=chaos) as engine:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         try:
             process = subprocess.Popen(
@@ -236,6 +260,8 @@ def run_command(home: Path, command: Sequence[str], *, containers: int | None = 
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+    if engine.summary:
+        tell(engine.summary)
     return code if code >= 0 else 128 - code
 
 

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from modalbatch.engines.local.store import Store
 class Leases:
     """Who holds the engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, summary: Callable[[], str] | None) -> None:
+        #: What holders are told at their end.
+        self._summary = summary
         self._writers: set[asyncio.StreamWriter] = set()
         self._notes: list[str] = []
         self.all_released = asyncio.Event()
@@ -45,6 +48,8 @@ class Leases:
         writer.write(_line(notes=self._notes))
         with contextlib.suppress(ConnectionError):
             await reader.read()
+        if self._summary is not None:
+            writer.write(_line(summary=self._summary()))
         if len(self._writers) == 1:
             self.all_released.set()
             return
@@ -73,6 +78,7 @@ async def serve(options: dict[str, Any]) -> None:
 
     from modalbatch.engines.local.app_service import AppService
     from modalbatch.engines.local.call_service import CallService
+    from modalbatch.engines.local.chaos import parse
     from modalbatch.engines.local.container_service import ContainerService
     from modalbatch.engines.local.engine import Engine, EngineConfig
     from modalbatch.engines.local.function_service import FunctionService, ImageService
@@ -88,6 +94,7 @@ async def serve(options: dict[str, Any]) -> None:
         uv_path=options["uv_path"],
         containers=options["containers"],
         linger_s=options["linger_s"],
+        chaos=parse(options["chaos"]) if options["chaos"] else None,
     )
     engine = Engine(config, dict(os.environ))
     if warm is not None:
@@ -105,10 +112,13 @@ async def serve(options: dict[str, Any]) -> None:
         QueueService,
     )
     service = Service(
-        [kind(engine) for kind in kinds], token=options["token"], log_path=home / "engine" / "logs" / "engine.log"
+        [kind(engine) for kind in kinds],
+        token=options["token"],
+        log_path=home / "engine" / "logs" / "engine.log",
+        faults=engine.faults,
     )
     engine.launcher.service = service
-    leases = Leases()
+    leases = Leases(engine.faults.summary if engine.faults else None)
     engine.on_note(leases.note)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leases.interrupt, number)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from modalbatch.engines.local.call import Call, Input
 from modalbatch.engines.local.container import Container, Reason
+from modalbatch.engines.local.fault import Faults
 from modalbatch.engines.local.function import Function
 from modalbatch.engines.local.wire import (
     FAILURE,
@@ -63,10 +64,13 @@ class _Wish:
 class Pool:
     """Scheduler of one function."""
 
-    def __init__(self, function: Function, n_cores: int, launch: Callable[[Container], None]) -> None:
+    def __init__(
+        self, function: Function, n_cores: int, launch: Callable[[Container], None], faults: Faults | None = None
+    ) -> None:
         self._function = function
         self._n_cores = n_cores
         self._launch = launch
+        self._faults = faults
         self._pending: deque[Input] = deque()
         self._waiters: list[_Waiter] = []
         self._wishes: list[_Wish] = []
@@ -106,7 +110,7 @@ class Pool:
             self.finish(item, Result(status=TERMINATED, exception="the app was stopped"))
         elif self._broken is not None and time.monotonic() < self._broken_until:
             self.finish(item, self._broken, data_format=0)
-        else:
+        elif self._faults is None or not self._faults.delays(item, self.add):
             (self._pending.appendleft if first else self._pending.append)(item)
             self.pump()
 
@@ -219,18 +223,26 @@ class Pool:
 
     def _take(self, container: Container, limit: int) -> list[Input]:
         taken: list[Input] = []
+        kept: list[Input] = []
         while self._pending and len(taken) < limit and not container.is_draining:
             item = self._pending.popleft()
+            if self._faults is not None and self._faults.keeps_from(container, item, kept):
+                continue
             item.started_at = time.time()
             container.running[item.id] = item
             limit_s = self._function.definition.timeout_secs
             if limit_s:
                 item.timer = asyncio.get_running_loop().call_later(limit_s, self._time_out, container, item)
             taken.append(item)
+            if self._faults is not None:
+                self._faults.delivered(container, item, self.add)
+        self._pending.extendleft(reversed(kept))
         return taken
 
     def put_output(self, container: Container, output: Message) -> None:
         """Takes a result that a container reports."""
+        if self._faults is not None and self._faults.swallows(container, output):
+            return
         item = container.running.pop(output.input_id, None)
         self._tell_concurrency()
         if item is not None:
@@ -281,7 +293,7 @@ class Pool:
         for item in waiting:
             self.finish(item, Result(status=TERMINATED, exception="the call was cancelled"))
         for container in self.containers:
-            input_ids = [item.id for item in container.running.values() if item.call is call]
+            input_ids = [item.id for item in container.running.values() if item.call.id == call.id]
             if input_ids and kill:
                 container.kill(Reason.CANCEL)
             elif input_ids:
@@ -320,7 +332,7 @@ class Pool:
             self.finish(item, failure(f"input {item.id} hit its timeout of {limit_s}s", status=TIMEOUT))
         elif item.call.is_cancelled or not self._function.app.is_live:
             self.finish(item, Result(status=TERMINATED, exception="the input was cancelled"))
-        elif container.reason in (Reason.TIMEOUT, Reason.CANCEL):  # the neighbour of the one that was meant
+        elif container.reason in (Reason.TIMEOUT, Reason.CANCEL, Reason.PREEMPT):  # or the neighbour of who was meant
             self.add(item, first=True)
         else:
             # Once for free, as after a preemption; a poison input must not take containers for ever.

@@ -13,12 +13,14 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import grpclib.const
 import grpclib.server
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 
+from modalbatch.engines.local.fault import Faults
 from modalbatch.engines.local.wire import Message, Peer, proto, refused, unsupported
 from modalbatch.errors import ModalbatchError
 
@@ -34,10 +36,13 @@ _CALLER_LEFT = ("StreamTerminatedError", "StreamClosedError", "ProtocolError")
 class Service:
     """Every RPC of Modal's service, answered by the first of `parts` that has a method of that name."""
 
-    def __init__(self, parts: Sequence[object], *, token: str, log_path: Path) -> None:
+    def __init__(self, parts: Sequence[object], *, token: str, log_path: Path, faults: Faults | None = None) -> None:
         self._parts = parts
+        self._faults = faults
         self._token = token
         self._log_path = log_path
+        #: Container id and process of each connection: asking the kernel again for every request would show.
+        self._peers: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
         self._server = grpclib.server.Server([self])
 
     async def listen(self, path: str | None = None, *, sock: socket.socket | None = None) -> asyncio.AbstractServer:
@@ -69,7 +74,7 @@ class Service:
     def _wrap(self, name: str, handler: Handler | None, streams: bool, reply_class: Any) -> Any:
         async def serve(stream: Any) -> None:
             request = await stream.recv_message()
-            peer = _peer(stream.peer)
+            peer = self._peer(stream)
             if handler is None:
                 raise unsupported(name)
             if not peer.container_id and stream.metadata.get("x-modal-token-secret") != self._token:
@@ -79,6 +84,8 @@ class Service:
                     await handler(request, peer, stream.send_message)
                 else:
                     reply: Message = await handler(request, peer)
+                    if self._faults is not None:
+                        self._check_loss(name, request, reply, stream.metadata)
                     await stream.send_message(reply_class() if reply is None else reply)
             except (GRPCError, ConnectionError, asyncio.CancelledError):
                 raise
@@ -99,10 +106,23 @@ class Service:
 
         return serve
 
+    def _peer(self, stream: Any) -> Peer:
+        transport = stream.peer._transport
+        known = self._peers.get(transport)
+        if known is None:
+            known = self._peers[transport] = _other_end(transport)
+        return Peer(container_id=known[0], pid=known[1], key=stream.metadata.get("x-idempotency-key", ""))
 
-def _peer(peer: Any) -> Peer:
-    transport = peer._transport
+    def _check_loss(self, name: str, request: Message, reply: Message, metadata: Any) -> None:
+        """Raises: UNAVAILABLE when the fault that loses replies hits this one."""
+        assert self._faults is not None
+        if self._faults.loses(name, request, reply, int(metadata.get("x-retry-attempt", 0))):
+            raise GRPCError(Status.UNAVAILABLE, "chaos: the reply was lost")
+
+
+def _other_end(transport: Any) -> tuple[str, int]:
+    """The container whose own socket it is, empty for a client, and the process."""
     name = Path(str(transport.get_extra_info("sockname"))).name
     credentials = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid = struct.unpack("iii", credentials)[0]
-    return Peer(container_id=name if name.startswith(_CONTAINER_PREFIX) else "", pid=pid)
+    return (name if name.startswith(_CONTAINER_PREFIX) else ""), pid

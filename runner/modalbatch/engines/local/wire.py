@@ -45,6 +45,8 @@ class Peer:
     container_id: str
     #: Process id of the sender as the engine sees it; 0 when unknown.
     pid: int
+    #: The same when a client repeats a request whose reply it did not get; empty when it never does.
+    key: str = ""
 
 
 def message(kind: Any, **fields: Any) -> Message:
