@@ -87,7 +87,7 @@ class AppService:
             app = self._engine.add_app(
                 environment=environment, name=request.app_name, state=proto.APP_STATE_DEPLOYED, tags={}
             )
-            app.deployed_at = time.time()
+            app.deployed_at = self._engine.clock.now()
             self._engine.save_app(app)
             self._engine.store.bind("app", environment, app.name, app.id)
             app_id = app.id
@@ -126,12 +126,15 @@ class AppService:
         self._engine.publish(app)
         if app.state == proto.APP_STATE_DEPLOYED:
             self._engine.untie(app)
-            app.name, app.deployed_at, app.version = request.name, time.time(), app.version + 1
+            app.name, app.deployed_at, app.version = request.name, self._engine.clock.now(), app.version + 1
             self._engine.save_app(app)
             self._engine.store.bind("app", app.environment, app.name, app.id)
+            self._engine.scheduler.renew(app)
         else:
             self._engine.prestart(app)
-        return message(proto.AppPublishResponse, url=_page(app), deployed_at=app.deployed_at or time.time())
+        return message(
+            proto.AppPublishResponse, url=_page(app), deployed_at=app.deployed_at or self._engine.clock.now()
+        )
 
     async def AppHeartbeat(self, request: Message, peer: Peer) -> None:
         """The life of a client is watched by its process, not by this."""

@@ -12,13 +12,13 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from modalbatch.engines.local.blob import BlobServer
 from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.clock import Clock
 from modalbatch.engines.local.container import Container
 from modalbatch.engines.local.environment import EnvironmentCache, cache_folder
 from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
@@ -27,6 +27,7 @@ from modalbatch.engines.local.log import AppLog
 from modalbatch.engines.local.mount import MountStore
 from modalbatch.engines.local.pool import Pool
 from modalbatch.engines.local.provision import Provisioner
+from modalbatch.engines.local.schedule import Scheduler
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import Message, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
@@ -56,12 +57,13 @@ class EngineConfig:
 class Engine:
     """Everything alive in one engine process."""
 
-    def __init__(self, config: EngineConfig, environ: Mapping[str, str]) -> None:
+    def __init__(self, config: EngineConfig, environ: Mapping[str, str], clock: Clock) -> None:
         self.config = config
         self.environ = environ
+        self.clock = clock
         state = config.home / "engine"
         (state / "logs").mkdir(parents=True, exist_ok=True)
-        self.store = Store(state / "state.db")
+        self.store = Store(state / "state.db", clock.now)
         self.mounts = MountStore(state, self.store)
         self.blobs = BlobServer(state / "blobs", self._volume_file)
         cache = cache_folder(environ)
@@ -87,6 +89,7 @@ class Engine:
         self._functions: dict[str, Function] = {}
         self._calls: dict[str, Call] = {}
         self._bound: dict[bytes, str] = {}
+        self.scheduler = Scheduler(clock, lambda f: self.add_call(f, is_sync=False, is_map=False), self.save_call)
         self._watches: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Sentences that a person should know, in the order in which they came up.
@@ -96,7 +99,7 @@ class Engine:
         self._load()
 
     def _load(self) -> None:
-        oldest = time.time() - _KEEP_LOGS_S
+        oldest = self.clock.now() - _KEEP_LOGS_S
         for path in (self.config.home / "engine" / "logs").glob("ap-*.log"):
             if path.stat().st_mtime < oldest:
                 path.unlink()
@@ -107,6 +110,8 @@ class Engine:
             request = proto.FunctionCreateRequest.FromString(data)
             if request.app_id in self.apps:
                 self.add_function(self.apps[request.app_id], request.function, function_id)
+        for app in self.apps.values():
+            self.scheduler.renew(app)
 
     def _app_log(self, app_id: str) -> AppLog:
         return AppLog(self.config.home / "engine" / "logs" / f"{app_id}.log")
@@ -133,7 +138,13 @@ class Engine:
         """A new app."""
         app_id = mint_id("ap")
         app = App(
-            id=app_id, environment=environment, name=name, state=state, tags=dict(tags), log=self._app_log(app_id)
+            id=app_id,
+            environment=environment,
+            name=name,
+            state=state,
+            tags=dict(tags),
+            log=self._app_log(app_id),
+            created_at=self.clock.now(),
         )
         self.apps[app_id] = app
         return app
@@ -191,6 +202,7 @@ class Engine:
         if app.state in (proto.APP_STATE_STOPPING, proto.APP_STATE_STOPPED):
             return
         app.state = proto.APP_STATE_STOPPING
+        self.scheduler.drop(app)
         self.untie(app)
         if app.deployed_at:
             self.store.unbind("app", app.environment, app.name)
@@ -198,7 +210,7 @@ class Engine:
             for function_id in app.function_ids.values():
                 self.store.drop(function_id)
         await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
-        app.state, app.stopped_at = proto.APP_STATE_STOPPED, time.time()
+        app.state, app.stopped_at = proto.APP_STATE_STOPPED, self.clock.now()
         for function_id in app.functions:
             self._functions.pop(function_id, None)
         self._calls = {key: call for key, call in self._calls.items() if call.function.app is not app}
@@ -211,7 +223,7 @@ class Engine:
         """A new function of an app."""
         function = Function(id=function_id or mint_id("fu"), app=app, definition=definition, params=params)
         n_cores = self.config.containers or len(os.sched_getaffinity(0))
-        function.pool = Pool(function, n_cores, self.launcher.launch)
+        function.pool = Pool(function, n_cores, self.launcher.launch, self.clock)
         app.functions[function.id] = self._functions[function.id] = function
         return function
 
@@ -381,6 +393,7 @@ class Engine:
     async def _stop_for_good(self, app: App) -> None:
         """Ends an app's containers without undeploying it."""
         app.state = proto.APP_STATE_STOPPING
+        self.scheduler.drop(app)
         try:
             await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
         except (ModalbatchError, OSError):

@@ -10,6 +10,7 @@ from typing import Any
 from modalbatch.engines.local.app_service import DEFAULT_ENVIRONMENT
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.function import App, Function
+from modalbatch.engines.local.schedule import Cycle
 from modalbatch.engines.local.wire import (
     BUILDER_VERSION,
     SUCCESS,
@@ -149,8 +150,19 @@ def _check(app: App, definition: Message, request: Message) -> None:
         raise invalid(f"gpu of `{definition.function_name}` must not be more than {_MAX_GPUS} in one container")
     if gpu.gpu_type or gpu.count:
         app.tell_once(f"gpu {gpu.gpu_type or 'request'} is accepted and ignored: containers see what this machine has")
-    if request.schedule.ByteSize() or definition.schedule.ByteSize():
-        app.tell_once("schedules do not fire on the local engine")
+    if request.schedule.WhichOneof("schedule_oneof"):  # newer clients say it in the definition
+        definition.schedule.CopyFrom(request.schedule)
+    if definition.schedule.WhichOneof("schedule_oneof"):
+        _check_schedule(app, definition)
+
+
+def _check_schedule(app: App, definition: Message) -> None:
+    try:
+        Cycle(definition.schedule)
+    except (ValueError, OverflowError) as error:
+        raise invalid(f"schedule of `{definition.function_name}`: {error}") from error
+    if app.state != proto.APP_STATE_DEPLOYED:
+        app.tell_once("schedules fire when the app is deployed (`modal deploy`)")
 
 
 class ImageService:

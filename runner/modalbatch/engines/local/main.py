@@ -73,6 +73,7 @@ async def serve(options: dict[str, Any]) -> None:
 
     from modalbatch.engines.local.app_service import AppService
     from modalbatch.engines.local.call_service import CallService
+    from modalbatch.engines.local.clock import Clock, serve_clock
     from modalbatch.engines.local.container_service import ContainerService
     from modalbatch.engines.local.engine import Engine, EngineConfig
     from modalbatch.engines.local.function_service import FunctionService, ImageService
@@ -88,7 +89,8 @@ async def serve(options: dict[str, Any]) -> None:
         containers=options["containers"],
         linger_s=options["linger_s"],
     )
-    engine = Engine(config, dict(os.environ))
+    clock = Clock()
+    engine = Engine(config, dict(os.environ), clock)
     if warm is not None:
         engine.provisioner.adopt(*warm)
     kinds = (
@@ -111,6 +113,7 @@ async def serve(options: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leases.interrupt, number)
     gc.freeze()
+    await serve_clock(clock, run_folder, os.environ)
     await service.listen(sock=socket.socket(fileno=options["api"]))
     lease_server = await asyncio.start_unix_server(leases.hold, sock=socket.socket(fileno=options["leases"]))
     await leases.all_released.wait()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from modalbatch.engines.local.call import Call, Input
+from modalbatch.engines.local.clock import Clock
 from modalbatch.engines.local.container import Container, Reason
 from modalbatch.engines.local.function import Function
 from modalbatch.engines.local.wire import (
@@ -63,10 +63,11 @@ class _Wish:
 class Pool:
     """Scheduler of one function."""
 
-    def __init__(self, function: Function, n_cores: int, launch: Callable[[Container], None]) -> None:
+    def __init__(self, function: Function, n_cores: int, launch: Callable[[Container], None], clock: Clock) -> None:
         self._function = function
         self._n_cores = n_cores
         self._launch = launch
+        self._clock = clock
         self._pending: deque[Input] = deque()
         self._waiters: list[_Waiter] = []
         self._wishes: list[_Wish] = []
@@ -87,6 +88,11 @@ class Pool:
         return sum(len(container.running) for container in self.containers)
 
     @property
+    def _is_pausing(self) -> bool:
+        """Whether containers have failed to start so recently that none is tried now."""
+        return self._broken is not None and self._clock.monotonic() < self._broken_until
+
+    @property
     def limit(self) -> int:
         """The most containers at a time: what the app allows, on this machine's cores."""
         return max(1, min(self._function.max_containers or self._n_cores, self._n_cores))
@@ -97,7 +103,7 @@ class Pool:
         """Queues an input; `first` for one that lost its container."""
         if not self._function.app.is_live or item.call.is_cancelled:
             self.finish(item, Result(status=TERMINATED, exception="the app was stopped"))
-        elif self._broken is not None and time.monotonic() < self._broken_until:
+        elif self._broken is not None and self._is_pausing:
             self.finish(item, self._broken, data_format=0)
         else:
             (self._pending.appendleft if first else self._pending.append)(item)
@@ -112,7 +118,7 @@ class Pool:
             self._waiters.remove(waiter)
             if not waiter.inputs.done() and not waiter.container.is_draining:
                 waiter.inputs.set_result(self._take(waiter.container, waiter.limit))
-        if not self._function.app.is_live or (self._broken is not None and time.monotonic() < self._broken_until):
+        if not self._function.app.is_live or self._is_pausing:
             return
         wanted = self._wanted()
         for container in [c for c in self.containers if c.is_held][: max(0, wanted - self._n_live())]:
@@ -213,7 +219,7 @@ class Pool:
         taken: list[Input] = []
         while self._pending and len(taken) < limit and not container.is_draining:
             item = self._pending.popleft()
-            item.started_at = time.time()
+            item.started_at = self._clock.now()
             container.running[item.id] = item
             limit_s = self._function.definition.timeout_secs
             if limit_s:
@@ -252,7 +258,7 @@ class Pool:
                 data_format=data_format,
                 task_id=container_id,
                 input_started_at=item.started_at,
-                output_created_at=time.time(),
+                output_created_at=self._clock.now(),
                 # A map client drops outputs whose count is not its own as stale.
                 retry_count=item.retry if call.is_sync else 0,
             )
@@ -327,7 +333,7 @@ class Pool:
         text = f"container failed to start: {container.reason.value or f'exit code {code}'}"
         self._broken = container.result or failure(text)
         self._pause_s = min(max(_FIRST_PAUSE_S, 2 * self._pause_s), _MAX_PAUSE_S)
-        self._broken_until = time.monotonic() + self._pause_s
+        self._broken_until = self._clock.monotonic() + self._pause_s
         pending, self._pending = self._pending, deque()
         for item in pending:
             self.finish(item, self._broken, data_format=0)

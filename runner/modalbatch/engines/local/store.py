@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _SCHEMA = """
@@ -23,7 +23,8 @@ create table if not exists output (call_id text, idx integer, data blob, primary
 class Store:
     """SQLite behind four small tables; every write is its own transaction."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=off")
@@ -37,7 +38,7 @@ class Store:
         """Keeps an object; an older one of that id is replaced."""
         self._db.execute(
             "insert into object values (?, ?, ?, ?) on conflict (id) do update set data = excluded.data",
-            (kind, object_id, data, time.time()),
+            (kind, object_id, data, self._now()),
         )
 
     def find(self, kind: str, object_id: str) -> bytes | None:
@@ -59,7 +60,7 @@ class Store:
         """Gives a name to an object, taking it from another one if need be."""
         self._db.execute(
             "insert into name values (?, ?, ?, ?, ?) on conflict do update set id = excluded.id",
-            (kind, environment, name, object_id, time.time()),
+            (kind, environment, name, object_id, self._now()),
         )
 
     def unbind(self, kind: str, environment: str, name: str) -> None:
