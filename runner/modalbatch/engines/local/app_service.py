@@ -11,6 +11,7 @@ from typing import Any
 
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.function import App
+from modalbatch.engines.local.name import check_environment, check_name
 from modalbatch.engines.local.wire import (
     BUILDER_VERSION,
     LONG_POLL_S,
@@ -39,6 +40,7 @@ class AppService:
     async def EnvironmentGetOrCreate(self, request: Message, peer: Peer) -> Message:
         """Any environment exists as soon as it is named."""
         name = request.deployment_name or DEFAULT_ENVIRONMENT
+        check_environment(name)
         self._engine.store.bind("environment", "", name, f"en-{name}")
         settings = proto.EnvironmentSettings(image_builder_version=BUILDER_VERSION)
         metadata = message(proto.EnvironmentMetadata, name=name, settings=settings)
@@ -46,6 +48,7 @@ class AppService:
 
     async def EnvironmentCreate(self, request: Message, peer: Peer) -> None:
         """Names an environment."""
+        check_environment(request.name)
         self._engine.store.bind("environment", "", request.name, f"en-{request.name}")
 
     async def EnvironmentList(self, request: Message, peer: Peer) -> Message:
@@ -84,6 +87,8 @@ class AppService:
         if app_id is None:
             if request.object_creation_type != proto.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
                 raise not_found(f"app `{request.app_name}` is not deployed in environment `{environment}`")
+            check_environment(environment)
+            check_name("app", request.app_name)
             app = self._engine.add_app(
                 environment=environment, name=request.app_name, state=proto.APP_STATE_DEPLOYED, tags={}
             )
@@ -119,6 +124,8 @@ class AppService:
     async def AppPublish(self, request: Message, peer: Peer) -> Message:
         """Puts an app into force."""
         app = self._engine.app(request.app_id)
+        if request.app_state == proto.APP_STATE_DEPLOYED:
+            check_name("app", request.name)
         app.function_ids, app.class_ids = dict(request.function_ids), dict(request.class_ids)
         app.state = request.app_state or app.state
         if "tags" in request.DESCRIPTOR.fields_by_name and request.tags:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from modalbatch.engines.local.blob import BlobServer
 from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.caller import CallerWatch
 from modalbatch.engines.local.clock import Clock
 from modalbatch.engines.local.container import Container
 from modalbatch.engines.local.environment import EnvironmentCache, cache_folder
@@ -27,6 +28,7 @@ from modalbatch.engines.local.log import AppLog
 from modalbatch.engines.local.mount import MountStore
 from modalbatch.engines.local.pool import Pool
 from modalbatch.engines.local.provision import Provisioner
+from modalbatch.engines.local.retention import Retention
 from modalbatch.engines.local.schedule import Scheduler
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import Message, message, mint_id, not_found, proto
@@ -35,8 +37,6 @@ from modalbatch.errors import ModalbatchError
 _log = logging.getLogger("modalbatch.engine")
 #: Containers that start ahead of calls, per app.
 _MAX_PRESTARTED = 2
-#: How long the logs of apps are kept.
-_KEEP_LOGS_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class Engine:
         self.store = Store(state / "state.db", clock.now)
         self.mounts = MountStore(state, self.store)
         self.blobs = BlobServer(state / "blobs", self._volume_file)
+        self.retention = Retention(self.store, self.blobs, state / "logs", clock)
         cache = cache_folder(environ)
         self.provisioner = Provisioner(
             store=self.store,
@@ -90,6 +91,7 @@ class Engine:
         self._calls: dict[str, Call] = {}
         self._bound: dict[bytes, str] = {}
         self.scheduler = Scheduler(clock, lambda f: self.add_call(f, is_sync=False, is_map=False), self.save_call)
+        self.callers = CallerWatch(clock, lambda: self._calls)
         self._watches: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Sentences that a person should know, in the order in which they came up.
@@ -99,10 +101,8 @@ class Engine:
         self._load()
 
     def _load(self) -> None:
-        oldest = self.clock.now() - _KEEP_LOGS_S
-        for path in (self.config.home / "engine" / "logs").glob("ap-*.log"):
-            if path.stat().st_mtime < oldest:
-                path.unlink()
+        self.retention.begin()
+        self.callers.begin()
         self.blobs.sweep({blob_id for blob_id, _ in self.store.all("blob")})
         for app_id, data in self.store.all("app"):
             self.apps[app_id] = App.from_json(data, self._app_log(app_id))
@@ -138,14 +138,9 @@ class Engine:
         """A new app."""
         app_id = mint_id("ap")
         app = App(
-            id=app_id,
-            environment=environment,
-            name=name,
-            state=state,
-            tags=dict(tags),
-            log=self._app_log(app_id),
-            created_at=self.clock.now(),
+            id=app_id, environment=environment, name=name, state=state, tags=dict(tags), log=self._app_log(app_id)
         )
+        app.created_at = self.clock.now()
         self.apps[app_id] = app
         return app
 
@@ -297,7 +292,8 @@ class Engine:
 
     def add_call(self, function: Function, *, is_sync: bool, is_map: bool) -> Call:
         """A new call; one that is spawned is kept across restarts."""
-        call = Call(mint_id("fc"), function, is_sync, is_map)
+        call = Call(mint_id("fc"), function, is_sync, is_map, created_at=self.clock.now())
+        call.heard_at = self.clock.monotonic()
         self._calls[call.id] = call
         if not is_sync:
             call.keep = lambda idx, output: self._keep_output(call, idx, output)
@@ -306,8 +302,7 @@ class Engine:
 
     def save_call(self, call: Call) -> None:
         """Keeps what is known of a spawned call."""
-        facts = {"app_id": call.function.app.id, "function_id": call.function.id, "n_inputs": call.n_inputs}
-        self.store.put("call", call.id, json.dumps(facts).encode())
+        self.store.put("call", call.id, json.dumps(call.facts()).encode())
 
     def find_call(self, call_id: str) -> Call | None:
         """A call that has unfinished work in this engine."""

@@ -19,7 +19,7 @@ import grpclib.server
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 
-from modalbatch.engines.local.wire import Message, Peer, proto, refused, unsupported
+from modalbatch.engines.local.wire import Details, Message, Peer, proto, refused, unsupported
 from modalbatch.errors import ModalbatchError
 
 #: `async def Name(self, request, peer) -> reply`, or with a third argument that sends one message of a stream.
@@ -36,7 +36,7 @@ class Service:
         self._parts = parts
         self._token = token
         self._log_path = log_path
-        self._server = grpclib.server.Server([self])
+        self._server = grpclib.server.Server([self], status_details_codec=Details())
 
     async def listen(self, path: str | None = None, *, sock: socket.socket | None = None) -> asyncio.AbstractServer:
         """Serves on one more unix socket: a new path, or a socket that is bound already."""
