@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -78,3 +79,11 @@ class Bench:
         return subprocess.Popen(
             words, env=self.environ(), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+
+    def advance(self, seconds: float) -> None:
+        """Puts the clock of an engine that was started with MODALBATCH_CLOCK=socket ahead."""
+        with socket.socket(socket.AF_UNIX) as turn:
+            while turn.connect_ex(str(run_folder(self.home) / "clock")):
+                time.sleep(0.01)  # it is just starting
+            turn.sendall(f"{seconds}\n".encode())
+            assert turn.recv(100)

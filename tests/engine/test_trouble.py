@@ -41,7 +41,7 @@ def test_an_unmounted_module_fails_as_on_modal(bench, tmp_path):
 
 def test_modals_limits_are_checked(bench, tmp_path):
     for number, (option, told) in enumerate(
-        [("timeout=86401", "between 1 and 86400"), ("gpu='H100:9'", "more than 8")]
+        [("timeout=86401", "between 1 and 86400"), ("gpu='H100:9'", "1 to 8 of `H100`")]
     ):
         (tmp_path / f"limit{number}.py").write_text(
             f"import modal\napp = modal.App('limit')\n@app.function({option})\ndef f(): pass\n"

@@ -15,6 +15,7 @@ BELOW = {"spec", "compiler", "engines", "report", "cli"}
 ABOVE: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "gpu": set(),
     "job": {"errors", "units"},
     "records": {"errors", "units", "job"},
     "formats": {"errors", "units", "job", "records"},

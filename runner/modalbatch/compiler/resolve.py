@@ -11,6 +11,7 @@ from typing import Any
 
 from modalbatch import units
 from modalbatch.compiler import code, cross, files, place
+from modalbatch.gpu import canonical_request
 from modalbatch.job import (
     Compute,
     Credentials,
@@ -27,7 +28,7 @@ from modalbatch.job import (
 )
 from modalbatch.spec.check import check_tree
 from modalbatch.spec.document import Spec
-from modalbatch.spec.modal_table import IMAGE_METHODS, canonical_gpu
+from modalbatch.spec.modal_table import IMAGE_METHODS
 from modalbatch.spec.problem import Problems
 
 Json = dict[str, Any]
@@ -88,7 +89,7 @@ def _job(tree: Json, handler: Json, uris: tuple[str, ...], sink_uri: str, image:
 
 
 def _compute(tree: Json) -> Compute:
-    gpu = tuple(canonical_gpu(item) for item in _several(tree.get("gpu", ())))
+    gpu = tuple(canonical_request(item) for item in _several(tree.get("gpu", ())))
     startup = tree.get("startup_timeout")
     disk = tree.get("ephemeral_disk")
     return Compute(

@@ -1,30 +1,10 @@
-"""Modal's names as data: GPUs, keywords of `app.cls`, methods of `Image`. Runs on: laptop.
+"""Modal's names as data: keywords of `app.cls`, methods of `Image`. Runs on: laptop.
 
-Owns what may be written under `gpu:`, `modal:` and `image.layers:`, so that a spec is checked without importing modal.
+Owns what may be written under `modal:` and `image.layers:`, so that a spec is checked without importing modal.
 The tests compare every entry with the installed modal.
 """
 
 from __future__ import annotations
-
-#: GPU → most of them in one container (modal.com/docs/guide/gpu, November 2026).
-GPUS: dict[str, int] = {
-    "T4": 8,
-    "L4": 8,
-    "A10": 4,
-    "L40S": 8,
-    "A100": 8,
-    "A100-40GB": 8,
-    "A100-80GB": 8,
-    "RTX-PRO-6000": 8,
-    "H100": 8,
-    "H100!": 8,
-    "H200": 8,
-    "B200": 8,
-    "B200+": 8,
-    "any": 8,
-}
-#: Modal's older names.
-GPU_ALIASES: dict[str, str] = {"A10G": "A10"}
 
 #: Keywords of `app.cls` for `modal:`, with the JSON type of their value.
 CLS_KEYWORDS: dict[str, str] = {
@@ -146,11 +126,3 @@ IMAGE_REFUSED: dict[str, str] = {
     "from_id": "use `image.base`",
     "from_scratch": "use `image.base`",
 }
-
-
-def canonical_gpu(text: str) -> str:
-    """`h100:1` as `H100`, `a10g:2` as `A10:2`; the text must have passed the rule `gpu`."""
-    kind, _, count = text.partition(":")
-    kind = next((name for name in GPUS if name.lower() == kind.strip().lower()), kind.strip().upper())
-    kind = GPU_ALIASES.get(kind, kind)
-    return kind if count.strip() in ("", "1") else f"{kind}:{int(count)}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from modalbatch import units
+from modalbatch.gpu import GPU_ALIASES, GPUS, canonical_name
 from modalbatch.spec import modal_table, secrecy
 from modalbatch.spec.words import listed, meant
 
@@ -36,16 +37,16 @@ def check_gpu(value: Any) -> Iterator[Finding]:
     if not isinstance(value, str):
         return
     kind, colon, count = value.partition(":")
-    folded = {name.lower(): name for name in [*modal_table.GPUS, *modal_table.GPU_ALIASES]}
-    name = folded.get(kind.strip().lower())
-    if name is None:
-        hint = meant(kind, [*modal_table.GPUS, *modal_table.GPU_ALIASES])
-        yield Finding(f"unknown GPU {secrecy.shown(kind)}", hint or f"one of {listed(modal_table.GPUS)}")
+    canonical = canonical_name(kind)
+    if canonical is None:
+        hint = meant(kind, [*GPUS, *GPU_ALIASES])
+        yield Finding(f"unknown GPU {secrecy.shown(kind)}", hint or f"one of {listed(GPUS)}")
         return
-    most = modal_table.GPUS[modal_table.GPU_ALIASES.get(name, name)]
+    most = GPUS[canonical]
     if colon and (not re.fullmatch(r"[0-9]{1,3}", count.strip()) or not 1 <= int(count) <= most):
         yield Finding(
-            f"a container has 1 to {most} of `{name}`, not {secrecy.shown(count)}", f"write `{name}:{most}` at most"
+            f"a container has 1 to {most} of `{canonical}`, not {secrecy.shown(count)}",
+            f"write `{canonical}:{most}` at most",
         )
 
 

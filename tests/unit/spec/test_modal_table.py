@@ -5,6 +5,7 @@ import inspect
 import modal
 import pytest
 
+from modalbatch.gpu import canonical_request
 from modalbatch.spec import modal_table as table
 from modalbatch.spec.rule import check_gpu
 
@@ -55,4 +56,4 @@ def test_a_layer_has_the_methods_own_parameters(method):
 )
 def test_a_gpu_has_one_spelling(written, canonical):
     assert not list(check_gpu(written))
-    assert table.canonical_gpu(written) == canonical
+    assert canonical_request(written) == canonical

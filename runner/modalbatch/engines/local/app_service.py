@@ -11,6 +11,7 @@ from typing import Any
 
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.function import App
+from modalbatch.engines.local.name import check_environment, check_name
 from modalbatch.engines.local.wire import (
     BUILDER_VERSION,
     LONG_POLL_S,
@@ -39,6 +40,7 @@ class AppService:
     async def EnvironmentGetOrCreate(self, request: Message, peer: Peer) -> Message:
         """Any environment exists as soon as it is named."""
         name = request.deployment_name or DEFAULT_ENVIRONMENT
+        check_environment(name)
         self._engine.store.bind("environment", "", name, f"en-{name}")
         settings = proto.EnvironmentSettings(image_builder_version=BUILDER_VERSION)
         metadata = message(proto.EnvironmentMetadata, name=name, settings=settings)
@@ -46,6 +48,7 @@ class AppService:
 
     async def EnvironmentCreate(self, request: Message, peer: Peer) -> None:
         """Names an environment."""
+        check_environment(request.name)
         self._engine.store.bind("environment", "", request.name, f"en-{request.name}")
 
     async def EnvironmentList(self, request: Message, peer: Peer) -> Message:
@@ -84,10 +87,12 @@ class AppService:
         if app_id is None:
             if request.object_creation_type != proto.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
                 raise not_found(f"app `{request.app_name}` is not deployed in environment `{environment}`")
+            check_environment(environment)
+            check_name("app", request.app_name)
             app = self._engine.add_app(
                 environment=environment, name=request.app_name, state=proto.APP_STATE_DEPLOYED, tags={}
             )
-            app.deployed_at = time.time()
+            app.deployed_at = self._engine.clock.now()
             self._engine.save_app(app)
             self._engine.store.bind("app", environment, app.name, app.id)
             app_id = app.id
@@ -119,6 +124,8 @@ class AppService:
     async def AppPublish(self, request: Message, peer: Peer) -> Message:
         """Puts an app into force."""
         app = self._engine.app(request.app_id)
+        if request.app_state == proto.APP_STATE_DEPLOYED:
+            check_name("app", request.name)
         app.function_ids, app.class_ids = dict(request.function_ids), dict(request.class_ids)
         app.state = request.app_state or app.state
         if "tags" in request.DESCRIPTOR.fields_by_name and request.tags:
@@ -126,12 +133,15 @@ class AppService:
         self._engine.publish(app)
         if app.state == proto.APP_STATE_DEPLOYED:
             self._engine.untie(app)
-            app.name, app.deployed_at, app.version = request.name, time.time(), app.version + 1
+            app.name, app.deployed_at, app.version = request.name, self._engine.clock.now(), app.version + 1
             self._engine.save_app(app)
             self._engine.store.bind("app", app.environment, app.name, app.id)
+            self._engine.scheduler.renew(app)
         else:
             self._engine.prestart(app)
-        return message(proto.AppPublishResponse, url=_page(app), deployed_at=app.deployed_at or time.time())
+        return message(
+            proto.AppPublishResponse, url=_page(app), deployed_at=app.deployed_at or self._engine.clock.now()
+        )
 
     async def AppHeartbeat(self, request: Message, peer: Peer) -> None:
         """The life of a client is watched by its process, not by this."""

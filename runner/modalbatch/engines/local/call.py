@@ -64,6 +64,11 @@ class Call:
     inputs: dict[str, Input] = field(default_factory=dict)
     n_inputs: int = 0
     is_cancelled: bool = False
+    #: Unix time of its creation.
+    created_at: float = 0.0
+    #: Requests for outputs that are open, and when the last one ended (on the engine's steady clock).
+    n_open: int = 0
+    heard_at: float = 0.0
     #: Keeps an output of a spawned call; set when it is not sync.
     keep: Callable[[int, Message], None] | None = None
     #: What a generator yields to a caller that waits.
@@ -83,6 +88,16 @@ class Call:
         self.inputs[added.id] = added
         self.n_inputs += 1
         return added
+
+    def facts(self) -> dict[str, object]:
+        """What is kept of a spawned call."""
+        function = self.function
+        return {
+            "app_id": function.app.id,
+            "function_id": function.id,
+            "n_inputs": self.n_inputs,
+            "created_at": self.created_at,
+        }
 
     def emit(self, output: Message) -> None:
         """Takes an output and wakes who waits for it."""

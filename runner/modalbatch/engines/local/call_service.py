@@ -10,9 +10,11 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from modalbatch.engines.local.call import Call, id_of_input
 from modalbatch.engines.local.engine import Engine
+from modalbatch.engines.local.limit import MAX_OUTSTANDING
 from modalbatch.engines.local.wire import (
     LONG_POLL_S,
     SUCCESS,
@@ -29,8 +31,6 @@ from modalbatch.engines.local.wire import (
     write_token,
 )
 
-#: Inputs that a map may have in flight; Modal's own number.
-MAX_OUTSTANDING = 1000
 #: Fewer open inputs than this are answered at once: there is nothing to gather.
 _MIN_TO_LINGER = 4
 _LINGER_UNTIL = 50
@@ -38,6 +38,8 @@ _LINGER_UNTIL = 50
 _RETURN_S = 1.0
 #: The status of an input that has no result.
 _PENDING = Result.GENERIC_STATUS_UNSPECIFIED
+#: What the client asks for when its caller has set no time limit.
+_NO_LIMIT_S = 55
 
 
 class CallService:
@@ -53,9 +55,11 @@ class CallService:
         function = self._engine.function(request.function_id)
         if not function.app.is_live:
             raise refused(f"app `{function.app.name}` has stopped")
+        is_sync = request.function_call_invocation_type != proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
+        function.pool.gate.admit(request.pipelined_inputs, is_sync=is_sync)
         call = self._engine.add_call(
             function,
-            is_sync=request.function_call_invocation_type != proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
+            is_sync=is_sync,
             is_map=request.function_call_type == proto.FUNCTION_CALL_TYPE_MAP,
         )
         reply = message(
@@ -74,6 +78,8 @@ class CallService:
         if self._engine.recent.has(peer.key):
             return self._engine.recent.reply(peer.key)
         call = self._engine.call(request.function_call_id)
+        with self._engine.callers.hears(call):
+            call.function.pool.gate.admit(request.inputs, is_sync=call.is_sync)
         reply = proto.FunctionPutInputsResponse(inputs=self._add(call, request.inputs))
         return self._engine.recent.keep(peer.key, reply)
 
@@ -115,6 +121,11 @@ class CallService:
         end = time.monotonic() + min(request.timeout, LONG_POLL_S)
         if call is None or not call.is_sync:
             return await self._kept_outputs(request, call, end)
+        with self._engine.callers.hears(call):
+            return await self._outputs(request, call, peer, end)
+
+    async def _outputs(self, request: Message, call: Call, peer: Peer, end: float) -> Message:
+        """Outputs of a call whose caller waits."""
         call.acknowledge(int(request.last_entry_id.split("-")[0] or 0))
         outputs, number = call.due()
         call.n_polls += 1
@@ -159,11 +170,13 @@ class CallService:
         ranged = request.HasField("start_idx")
         first, last = (request.start_idx, request.end_idx) if ranged else (0, 1 << 30)
         if call is None:
-            n_inputs = self._kept_call(call_id)["n_inputs"]
+            facts = self._kept_call(call_id)
             outputs = self._load(call_id, first, last)
+            if self._engine.retention.is_expired(facts.get("created_at", 0.0)):
+                return await self._remaining(request, outputs)
             found = {output.idx for output in outputs}
             lost = Result(status=TERMINATED, exception="the local engine was stopped while this ran")
-            for idx in range(first, min(last, int(str(n_inputs)) - 1) + 1):
+            for idx in range(first, min(last, facts["n_inputs"] - 1) + 1):
                 if idx not in found:
                     outputs.append(proto.FunctionGetOutputsItem(idx=idx, result=lost))
             return proto.FunctionGetOutputsResponse(outputs=outputs)
@@ -173,15 +186,26 @@ class CallService:
             outputs = self._load(call_id, first, last)
         return proto.FunctionGetOutputsResponse(outputs=outputs, num_unfinished_inputs=len(call.inputs))
 
+    async def _remaining(self, request: Message, outputs: list[Message]) -> Message:
+        """What is left of an old call. No output and no open input is what the client calls expired, but only when its
+        own time limit is over; without one it would ask for ever.
+        """
+        if not outputs and request.timeout >= _NO_LIMIT_S:
+            raise not_found(f"the result of {request.function_call_id} has expired: results are kept for 7 days")
+        if not outputs:
+            await asyncio.sleep(request.timeout)
+        return proto.FunctionGetOutputsResponse(outputs=outputs)
+
     def _load(self, call_id: str, first: int, last: int) -> list[Message]:
         rows = self._engine.store.outputs(call_id, first, last)
-        return [proto.FunctionGetOutputsItem.FromString(row) for row in rows]
+        outputs = [proto.FunctionGetOutputsItem.FromString(row) for row in rows]
+        return [output for output in outputs if not self._engine.retention.is_expired(output.output_created_at)]
 
-    def _kept_call(self, call_id: str) -> dict[str, object]:
+    def _kept_call(self, call_id: str) -> dict[str, Any]:
         data = self._engine.store.find("call", call_id)
         if data is None:
             raise not_found(f"function call {call_id} is not known here")
-        facts: dict[str, object] = json.loads(data)
+        facts: dict[str, Any] = json.loads(data)
         return facts
 
     async def FunctionCallFromId(self, request: Message, peer: Peer) -> Message:

@@ -12,14 +12,15 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from modalbatch.engines.local.blob import BlobServer
 from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.caller import CallerWatch
 from modalbatch.engines.local.chaos import Chaos
+from modalbatch.engines.local.clock import Clock
 from modalbatch.engines.local.container import Container
 from modalbatch.engines.local.environment import EnvironmentCache, cache_folder
 from modalbatch.engines.local.fault import Faults
@@ -30,6 +31,8 @@ from modalbatch.engines.local.mount import MountStore
 from modalbatch.engines.local.pool import Pool
 from modalbatch.engines.local.provision import Provisioner
 from modalbatch.engines.local.recent import Recent
+from modalbatch.engines.local.retention import Retention
+from modalbatch.engines.local.schedule import Scheduler
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import Message, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
@@ -37,8 +40,6 @@ from modalbatch.errors import ModalbatchError
 _log = logging.getLogger("modalbatch.engine")
 #: Containers that start ahead of calls, per app.
 _MAX_PRESTARTED = 2
-#: How long the logs of apps are kept.
-_KEEP_LOGS_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +62,18 @@ class EngineConfig:
 class Engine:
     """Everything alive in one engine process."""
 
-    def __init__(self, config: EngineConfig, environ: Mapping[str, str]) -> None:
+    def __init__(self, config: EngineConfig, environ: Mapping[str, str], clock: Clock) -> None:
         self.config = config
         self.environ = environ
+        self.clock = clock
         state = config.home / "engine"
         (state / "logs").mkdir(parents=True, exist_ok=True)
         self.faults = Faults(config.chaos, self.finish_if_idle) if config.chaos else None
         self.recent = Recent()
-        self.store = Store(state / "state.db")
+        self.store = Store(state / "state.db", clock.now)
         self.mounts = MountStore(state, self.store)
         self.blobs = BlobServer(state / "blobs", self._volume_file)
+        self.retention = Retention(self.store, self.blobs, state / "logs", clock)
         cache = cache_folder(environ)
         self.provisioner = Provisioner(
             store=self.store,
@@ -94,6 +97,8 @@ class Engine:
         self._functions: dict[str, Function] = {}
         self._calls: dict[str, Call] = {}
         self._bound: dict[bytes, str] = {}
+        self.scheduler = Scheduler(clock, lambda f: self.add_call(f, is_sync=False, is_map=False), self.save_call)
+        self.callers = CallerWatch(clock, lambda: self._calls)
         self._watches: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Sentences that a person should know, in the order in which they came up.
@@ -103,10 +108,8 @@ class Engine:
         self._load()
 
     def _load(self) -> None:
-        oldest = time.time() - _KEEP_LOGS_S
-        for path in (self.config.home / "engine" / "logs").glob("ap-*.log"):
-            if path.stat().st_mtime < oldest:
-                path.unlink()
+        self.retention.begin()
+        self.callers.begin()
         self.blobs.sweep({blob_id for blob_id, _ in self.store.all("blob")})
         for app_id, data in self.store.all("app"):
             self.apps[app_id] = App.from_json(data, self._app_log(app_id))
@@ -114,6 +117,8 @@ class Engine:
             request = proto.FunctionCreateRequest.FromString(data)
             if request.app_id in self.apps:
                 self.add_function(self.apps[request.app_id], request.function, function_id)
+        for app in self.apps.values():
+            self.scheduler.renew(app)
 
     def _app_log(self, app_id: str) -> AppLog:
         return AppLog(self.config.home / "engine" / "logs" / f"{app_id}.log")
@@ -142,6 +147,7 @@ class Engine:
         app = App(
             id=app_id, environment=environment, name=name, state=state, tags=dict(tags), log=self._app_log(app_id)
         )
+        app.created_at = self.clock.now()
         self.apps[app_id] = app
         return app
 
@@ -198,6 +204,7 @@ class Engine:
         if app.state in (proto.APP_STATE_STOPPING, proto.APP_STATE_STOPPED):
             return
         app.state = proto.APP_STATE_STOPPING
+        self.scheduler.drop(app)
         self.untie(app)
         if app.deployed_at:
             self.store.unbind("app", app.environment, app.name)
@@ -205,7 +212,7 @@ class Engine:
             for function_id in app.function_ids.values():
                 self.store.drop(function_id)
         await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
-        app.state, app.stopped_at = proto.APP_STATE_STOPPED, time.time()
+        app.state, app.stopped_at = proto.APP_STATE_STOPPED, self.clock.now()
         for function_id in app.functions:
             self._functions.pop(function_id, None)
         self._calls = {key: call for key, call in self._calls.items() if call.function.app is not app}
@@ -218,7 +225,7 @@ class Engine:
         """A new function of an app."""
         function = Function(id=function_id or mint_id("fu"), app=app, definition=definition, params=params)
         n_cores = self.config.containers or len(os.sched_getaffinity(0))
-        function.pool = Pool(function, n_cores, self.launcher.launch, self.faults)
+        function.pool = Pool(function, n_cores, self.launcher.launch, self.clock, self.faults)
         app.functions[function.id] = self._functions[function.id] = function
         return function
 
@@ -292,7 +299,8 @@ class Engine:
 
     def add_call(self, function: Function, *, is_sync: bool, is_map: bool) -> Call:
         """A new call; one that is spawned is kept across restarts."""
-        call = Call(mint_id("fc"), function, is_sync, is_map)
+        call = Call(mint_id("fc"), function, is_sync, is_map, created_at=self.clock.now())
+        call.heard_at = self.clock.monotonic()
         self._calls[call.id] = call
         if self.faults is not None:
             self.faults.name_call(call)
@@ -303,8 +311,7 @@ class Engine:
 
     def save_call(self, call: Call) -> None:
         """Keeps what is known of a spawned call."""
-        facts = {"app_id": call.function.app.id, "function_id": call.function.id, "n_inputs": call.n_inputs}
-        self.store.put("call", call.id, json.dumps(facts).encode())
+        self.store.put("call", call.id, json.dumps(call.facts()).encode())
 
     def find_call(self, call_id: str) -> Call | None:
         """A call that has unfinished work in this engine."""
@@ -390,6 +397,7 @@ class Engine:
     async def _stop_for_good(self, app: App) -> None:
         """Ends an app's containers without undeploying it."""
         app.state = proto.APP_STATE_STOPPING
+        self.scheduler.drop(app)
         try:
             await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
         except (ModalbatchError, OSError):

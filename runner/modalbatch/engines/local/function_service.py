@@ -10,6 +10,7 @@ from typing import Any
 from modalbatch.engines.local.app_service import DEFAULT_ENVIRONMENT
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.function import App, Function
+from modalbatch.engines.local.schedule import Cycle
 from modalbatch.engines.local.wire import (
     BUILDER_VERSION,
     FAILURE,
@@ -25,10 +26,13 @@ from modalbatch.engines.local.wire import (
     proto,
     unsupported,
 )
+from modalbatch.gpu import GPUS, canonical_name
 
 #: Limits that Modal's server sets and its client does not check (`studies/modal-facts.md`).
 _MAX_TIMEOUT_S = 86_400
-_MAX_GPUS = 8
+_MAX_DELAY_MS = 60_000
+#: More are accepted by the client, and perhaps refused by Modal's server.
+_SURE_RETRIES = 10
 
 
 class FunctionService:
@@ -115,6 +119,7 @@ class FunctionService:
     async def FunctionBindParams(self, request: Message, peer: Peer) -> Message:
         """A class with parameters or a function with options."""
         base = self._engine.function(request.function_id)
+        _check_gpu(base.name, request.function_options.resources.gpu_config)
         bound = self._engine.bind(base, request.serialized_params, request.function_options)
         return proto.FunctionBindParamsResponse(bound_function_id=bound.id, handle_metadata=bound.handle())
 
@@ -187,13 +192,48 @@ def _check(app: App, definition: Message, request: Message) -> None:
         raise unsupported(f"a CloudBucketMount or NetworkFileSystem (`{definition.function_name}`)")
     if not 1 <= definition.timeout_secs <= _MAX_TIMEOUT_S:
         raise invalid(f"timeout of `{definition.function_name}` must be between 1 and {_MAX_TIMEOUT_S} seconds")
+    for one in [item.function for item in request.function_data.ranked_functions] or [definition]:
+        _check_gpu(definition.function_name, one.resources.gpu_config)
+    _check_retries(app, definition)
     gpu = definition.resources.gpu_config
-    if gpu.count > _MAX_GPUS:
-        raise invalid(f"gpu of `{definition.function_name}` must not be more than {_MAX_GPUS} in one container")
     if gpu.gpu_type or gpu.count:
         app.tell_once(f"gpu {gpu.gpu_type or 'request'} is accepted and ignored: containers see what this machine has")
-    if request.schedule.ByteSize() or definition.schedule.ByteSize():
-        app.tell_once("schedules do not fire on the local engine")
+    if request.schedule.WhichOneof("schedule_oneof"):  # newer clients say it in the definition
+        definition.schedule.CopyFrom(request.schedule)
+    if definition.schedule.WhichOneof("schedule_oneof"):
+        _check_schedule(app, definition)
+
+
+def _check_gpu(name: str, gpu: Message) -> None:
+    """Refuses what no machine of Modal's has."""
+    if not gpu.gpu_type and not gpu.count:
+        return
+    kind = canonical_name(gpu.gpu_type)
+    if kind is None:
+        raise invalid(f"gpu of `{name}`: Modal has no `{gpu.gpu_type}`\nhint: one of {', '.join(GPUS)}")
+    if not 1 <= gpu.count <= GPUS[kind]:
+        raise invalid(f"gpu of `{name}`: a container has 1 to {GPUS[kind]} of `{kind}`, not {gpu.count}")
+
+
+def _check_retries(app: App, definition: Message) -> None:
+    policy, name = definition.retry_policy, definition.function_name
+    if not policy.retries:
+        return
+    if not 1.0 <= policy.backoff_coefficient <= 10.0:
+        raise invalid(f"retries of `{name}`: backoff_coefficient must be between 1 and 10")
+    if policy.initial_delay_ms > _MAX_DELAY_MS or not 1_000 <= policy.max_delay_ms <= _MAX_DELAY_MS:
+        raise invalid(f"retries of `{name}`: initial_delay must be 0 to 60 seconds, max_delay 1 to 60 seconds")
+    if policy.retries > _SURE_RETRIES:
+        app.tell_once(f"`{name}` has {policy.retries} retries: Modal may accept no more than {_SURE_RETRIES}")
+
+
+def _check_schedule(app: App, definition: Message) -> None:
+    try:
+        Cycle(definition.schedule)
+    except (ValueError, OverflowError) as error:
+        raise invalid(f"schedule of `{definition.function_name}`: {error}") from error
+    if app.state != proto.APP_STATE_DEPLOYED:
+        app.tell_once("schedules fire when the app is deployed (`modal deploy`)")
 
 
 class ImageService:

@@ -79,6 +79,7 @@ async def serve(options: dict[str, Any]) -> None:
     from modalbatch.engines.local.app_service import AppService
     from modalbatch.engines.local.call_service import CallService
     from modalbatch.engines.local.chaos import parse
+    from modalbatch.engines.local.clock import Clock, serve_clock
     from modalbatch.engines.local.container_service import ContainerService
     from modalbatch.engines.local.engine import Engine, EngineConfig
     from modalbatch.engines.local.function_service import FunctionService, ImageService
@@ -96,7 +97,8 @@ async def serve(options: dict[str, Any]) -> None:
         linger_s=options["linger_s"],
         chaos=parse(options["chaos"]) if options["chaos"] else None,
     )
-    engine = Engine(config, dict(os.environ))
+    clock = Clock()
+    engine = Engine(config, dict(os.environ), clock)
     if warm is not None:
         engine.provisioner.adopt(*warm)
     kinds = (
@@ -123,6 +125,7 @@ async def serve(options: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leases.interrupt, number)
     gc.freeze()
+    await serve_clock(clock, run_folder, os.environ)
     await service.listen(sock=socket.socket(fileno=options["api"]))
     lease_server = await asyncio.start_unix_server(leases.hold, sock=socket.socket(fileno=options["leases"]))
     await leases.all_released.wait()

@@ -14,6 +14,7 @@ from typing import Any
 
 from modalbatch.engines.local.app_service import DEFAULT_ENVIRONMENT, Send
 from modalbatch.engines.local.engine import Engine
+from modalbatch.engines.local.name import check_environment, check_name
 from modalbatch.engines.local.secret import named_secret
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import LONG_POLL_S, Message, Peer, already_exists, message, mint_id, not_found, proto
@@ -32,6 +33,8 @@ def get_or_create(store: Store, kind: str, prefix: str, request: Message, create
         create(object_id, False)
         return object_id
     environment, name = request.environment_name or DEFAULT_ENVIRONMENT, request.deployment_name
+    check_environment(environment)
+    check_name(kind, name)
     known = store.resolve(kind, environment, name)
     if known is not None:
         if how == proto.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
@@ -69,6 +72,7 @@ class SecretService:
 
         if request.object_creation_type == proto.OBJECT_CREATION_TYPE_UNSPECIFIED:
             environment = request.environment_name or DEFAULT_ENVIRONMENT
+            check_name("secret", request.deployment_name)
             secret_id = store.resolve("secret", environment, request.deployment_name)
             if secret_id is None:
                 folder = config.home / "secrets"

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from modalbatch.engines.local.call import Call, Input
+from modalbatch.engines.local.clock import Clock
 from modalbatch.engines.local.container import Container, Reason
+from modalbatch.engines.local.crash import CrashLoop
 from modalbatch.engines.local.fault import Faults
 from modalbatch.engines.local.function import Function
+from modalbatch.engines.local.limit import Gate
+from modalbatch.engines.local.waiting import Waiting
 from modalbatch.engines.local.wire import (
     FAILURE,
     SUCCESS,
@@ -31,10 +33,6 @@ from modalbatch.engines.local.wire import (
     proto,
 )
 
-#: Failed starts in a row after which waiting inputs fail.
-MAX_FAILED_STARTS = 2
-#: A function that cannot start is tried again after this many seconds, doubling up to the second number.
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0
 #: How long an idle container may take for its exit handlers, and a busy one to notice SIGINT.
 EXIT_GRACE_S, INTERRUPT_GRACE_S = 10.0, 2.0
 #: What Modal gives a container that leaves because there is no work.
@@ -65,25 +63,36 @@ class Pool:
     """Scheduler of one function."""
 
     def __init__(
-        self, function: Function, n_cores: int, launch: Callable[[Container], None], faults: Faults | None = None
+        self,
+        function: Function,
+        n_cores: int,
+        launch: Callable[[Container], None],
+        clock: Clock,
+        faults: Faults | None = None,
     ) -> None:
         self._function = function
         self._n_cores = n_cores
         self._launch = launch
+        self._clock = clock
         self._faults = faults
-        self._pending: deque[Input] = deque()
+        self.gate = Gate(function.name, self, clock.monotonic)
+        self._pending = Waiting()
         self._waiters: list[_Waiter] = []
         self._wishes: list[_Wish] = []
         self.containers: set[Container] = set()
-        self._n_failed_starts = 0
-        self._pause_s = 0.0
-        self._broken_until = 0.0
+        self._crashes = CrashLoop(clock, self.pump)
+        #: What inputs fail with while an ephemeral app pauses.
         self._broken: Message | None = None
 
     @property
     def n_pending(self) -> int:
         """Inputs that wait for a container."""
         return len(self._pending)
+
+    @property
+    def n_pending_sync(self) -> int:
+        """Those of them whose callers wait."""
+        return self._pending.n_sync
 
     @property
     def n_running(self) -> int:
@@ -108,7 +117,7 @@ class Pool:
         """Queues an input; `first` for one that lost its container."""
         if not self._function.app.is_live or item.call.is_cancelled:
             self.finish(item, Result(status=TERMINATED, exception="the app was stopped"))
-        elif self._broken is not None and time.monotonic() < self._broken_until:
+        elif self._broken is not None and self._crashes.is_pausing:
             self.finish(item, self._broken, data_format=0)
         elif self._faults is None or not self._faults.delays(item, self.add):
             (self._pending.appendleft if first else self._pending.append)(item)
@@ -123,7 +132,7 @@ class Pool:
             self._waiters.remove(waiter)
             if not waiter.inputs.done() and not waiter.container.is_draining:
                 waiter.inputs.set_result(self._take(waiter.container, waiter.limit))
-        if not self._function.app.is_live or (self._broken is not None and time.monotonic() < self._broken_until):
+        if not self._function.app.is_live or self._crashes.is_pausing:
             return
         wanted = self._wanted()
         for container in [c for c in self.containers if c.is_held][: max(0, wanted - self._n_live())]:
@@ -201,7 +210,8 @@ class Pool:
     async def next_inputs(self, container: Container, limit: int, linger_s: float) -> list[Input]:
         """Inputs for a container that asks; empty when it should leave."""
         container.is_ready = True
-        self._n_failed_starts, self._pause_s, self._broken = 0, 0.0, None
+        self._crashes.start()
+        self._broken = None
         inputs = self._take(container, limit)
         while not inputs and not container.is_draining:
             waiter = _Waiter(container, limit, asyncio.get_running_loop().create_future())
@@ -228,7 +238,7 @@ class Pool:
             item = self._pending.popleft()
             if self._faults is not None and self._faults.keeps_from(container, item, kept):
                 continue
-            item.started_at = time.time()
+            item.started_at = self._clock.now()
             container.running[item.id] = item
             limit_s = self._function.definition.timeout_secs
             if limit_s:
@@ -236,7 +246,8 @@ class Pool:
             taken.append(item)
             if self._faults is not None:
                 self._faults.delivered(container, item, self.add)
-        self._pending.extendleft(reversed(kept))
+        for item in reversed(kept):
+            self._pending.appendleft(item)
         return taken
 
     def put_output(self, container: Container, output: Message) -> None:
@@ -244,6 +255,7 @@ class Pool:
         if self._faults is not None and self._faults.swallows(container, output):
             return
         item = container.running.pop(output.input_id, None)
+        self._crashes.succeed()
         self._tell_concurrency()
         if item is not None:
             self.finish(item, output.result, data_format=output.data_format, container_id=container.id)
@@ -273,7 +285,7 @@ class Pool:
                 data_format=data_format,
                 task_id=container_id,
                 input_started_at=item.started_at,
-                output_created_at=time.time(),
+                output_created_at=self._clock.now(),
                 # A map client drops outputs whose count is not its own as stale.
                 retry_count=item.retry if call.is_sync else 0,
             )
@@ -288,9 +300,7 @@ class Pool:
 
     def cancel(self, call: Call, *, kill: bool) -> None:
         """Ends a call's inputs: waiting ones now, running ones by interruption, or with `kill` by ending containers."""
-        waiting = [item for item in self._pending if item.call is call]
-        self._pending = deque(item for item in self._pending if item.call is not call)
-        for item in waiting:
+        for item in self._pending.take(call):
             self.finish(item, Result(status=TERMINATED, exception="the call was cancelled"))
         for container in self.containers:
             input_ids = [item.id for item in container.running.values() if item.call.id == call.id]
@@ -317,11 +327,15 @@ class Pool:
             text = f"Runner: container {container.id} exited with code {code}\n"
             self._function.app.log.write(text, task_id=container.id)
         victims, container.running = list(container.running.values()), {}
+        # Before its inputs are queued again: that would start the next container at once.
+        if not container.is_ready and container.reason not in (Reason.STOP, Reason.CANCEL):
+            text = f"container failed to start: {container.reason.value or f'exit code {code}'}"
+            self._count_failure(container.result or failure(text), is_start=True)
+        elif victims and container.reason is Reason.UNKNOWN:
+            self._count_failure(failure(f"container exited with code {code} again and again"), is_start=False)
         for item in reversed(victims):
             item.stop_timer()
             self._settle(item, container, code)
-        if not container.is_ready and container.reason not in (Reason.STOP, Reason.CANCEL):
-            self._count_failed_start(container, code)
         container.gone.set()
         self.pump()
 
@@ -335,29 +349,34 @@ class Pool:
         elif container.reason in (Reason.TIMEOUT, Reason.CANCEL, Reason.PREEMPT):  # or the neighbour of who was meant
             self.add(item, first=True)
         else:
-            # Once for free, as after a preemption; a poison input must not take containers for ever.
+            # Once for free, as after a preemption; a poison input must not take containers for ever. In a deployed app
+            # it does, on Modal too: only the pauses get longer.
             item.n_crashes += 1
-            if item.n_crashes % 2:
+            if self._function.app.deployed_at or item.n_crashes % 2:
                 self.add(item, first=True)
             else:
                 text = f"container exited with code {code} while it ran the input"
                 self.finish(item, failure(text, status=FAILURE, exit_code=code & 0xFF))
 
-    def _count_failed_start(self, container: Container, code: int) -> None:
-        self._n_failed_starts += 1
-        if self._n_failed_starts < MAX_FAILED_STARTS:
+    def _count_failure(self, result: Message, *, is_start: bool) -> None:
+        """Pauses after one failure too many; what waits in an ephemeral app fails then."""
+        app = self._function.app
+        if not app.is_live or not self._crashes.fail(is_start=is_start, is_deployed=bool(app.deployed_at)):
             return
-        text = f"container failed to start: {container.reason.value or f'exit code {code}'}"
-        self._broken = container.result or failure(text)
-        self._pause_s = min(max(_FIRST_PAUSE_S, 2 * self._pause_s), _MAX_PAUSE_S)
-        self._broken_until = time.monotonic() + self._pause_s
-        pending, self._pending = self._pending, deque()
-        for item in pending:
-            self.finish(item, self._broken, data_format=0)
+        pause_s = self._crashes.pause()
+        if app.deployed_at:
+            said = "fail to start" if is_start else "crash"
+            name = self._function.name
+            app.log.write(f"modalbatch: containers of `{name}` {said} again and again: next try in {pause_s:g} s\n")
+            return
+        self._broken = result
+        for item in self._pending.take():
+            self.finish(item, result, data_format=0)
 
     def retire(self) -> None:
         """Lets every container end after what it does now: its definition is out of date."""
-        self._n_failed_starts, self._broken = 0, None
+        self._crashes.reset()
+        self._broken = None
         for container in list(self.containers):
             if container.is_held or not container.is_ready:
                 container.kill(Reason.STOP)
@@ -366,8 +385,8 @@ class Pool:
 
     async def stop(self) -> None:
         """Ends every input and container of the function; exit handlers run where nothing else does."""
-        while self._pending:
-            self.finish(self._pending.popleft(), Result(status=TERMINATED, exception="the app was stopped"))
+        for item in self._pending.take():
+            self.finish(item, Result(status=TERMINATED, exception="the app was stopped"))
         containers = list(self.containers)
         for container in containers:
             await self._stop_one(container)

@@ -21,7 +21,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 
 from modalbatch.engines.local.fault import Faults
-from modalbatch.engines.local.wire import Message, Peer, proto, refused, unsupported
+from modalbatch.engines.local.wire import Details, Message, Peer, proto, refused, unsupported
 from modalbatch.errors import ModalbatchError
 
 #: `async def Name(self, request, peer) -> reply`, or with a third argument that sends one message of a stream.
@@ -43,7 +43,7 @@ class Service:
         self._log_path = log_path
         #: Container id and process of each connection: asking the kernel again for every request would show.
         self._peers: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
-        self._server = grpclib.server.Server([self])
+        self._server = grpclib.server.Server([self], status_details_codec=Details())
 
     async def listen(self, path: str | None = None, *, sock: socket.socket | None = None) -> asyncio.AbstractServer:
         """Serves on one more unix socket: a new path, or a socket that is bound already."""

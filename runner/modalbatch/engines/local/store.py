@@ -6,9 +6,10 @@ engine loses nothing (write-ahead log); only a crash of the machine may lose the
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _SCHEMA = """
@@ -16,18 +17,22 @@ create table if not exists object (kind text, id text primary key, data blob, cr
 create table if not exists name (kind text, environment text, name text, id text, created_at real,
     primary key (kind, environment, name)) without rowid;
 create table if not exists entry (dict_id text, key blob, value blob, primary key (dict_id, key));
-create table if not exists output (call_id text, idx integer, data blob, primary key (call_id, idx)) without rowid;
+create table if not exists output (call_id text, idx integer, data blob, created_at real,
+    primary key (call_id, idx)) without rowid;
 """
 
 
 class Store:
     """SQLite behind four small tables; every write is its own transaction."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=off")
         self._db.executescript(_SCHEMA)
+        with contextlib.suppress(sqlite3.OperationalError):  # a file of an earlier version lacks it
+            self._db.execute("alter table output add column created_at real")
 
     def close(self) -> None:
         """Ends the use of the file."""
@@ -37,7 +42,7 @@ class Store:
         """Keeps an object; an older one of that id is replaced."""
         self._db.execute(
             "insert into object values (?, ?, ?, ?) on conflict (id) do update set data = excluded.data",
-            (kind, object_id, data, time.time()),
+            (kind, object_id, data, self._now()),
         )
 
     def find(self, kind: str, object_id: str) -> bytes | None:
@@ -59,7 +64,7 @@ class Store:
         """Gives a name to an object, taking it from another one if need be."""
         self._db.execute(
             "insert into name values (?, ?, ?, ?, ?) on conflict do update set id = excluded.id",
-            (kind, environment, name, object_id, time.time()),
+            (kind, environment, name, object_id, self._now()),
         )
 
     def unbind(self, kind: str, environment: str, name: str) -> None:
@@ -108,7 +113,13 @@ class Store:
 
     def put_output(self, call_id: str, idx: int, data: bytes) -> None:
         """Keeps the result of one input of a spawned call."""
-        self._db.execute("insert or replace into output values (?, ?, ?)", (call_id, idx, data))
+        self._db.execute("insert or replace into output values (?, ?, ?, ?)", (call_id, idx, data, self._now()))
+
+    def drop_outputs(self, before: float) -> list[bytes]:
+        """Forgets results that are older than a unix time; what they were."""
+        rows = self._db.execute("select data from output where created_at < ?", (before,)).fetchall()
+        self._db.execute("delete from output where created_at < ?", (before,))
+        return [row[0] for row in rows]
 
     def outputs(self, call_id: str, first: int, last: int) -> list[bytes]:
         """The results of inputs `first` to `last`, both included, as far as they exist."""

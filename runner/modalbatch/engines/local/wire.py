@@ -49,6 +49,17 @@ class Peer:
     key: str = ""
 
 
+class Details:
+    """The details of an error, as the client reads them."""
+
+    def encode(self, status: Status, text: str | None, details: Any) -> bytes:
+        """The header's content."""
+        packed = proto.RPCStatus(code=status.value, message=text or "")
+        for detail in details:
+            packed.details.add().Pack(detail, type_url_prefix="type.modal.com/")
+        return bytes(packed.SerializeToString())
+
+
 def message(kind: Any, **fields: Any) -> Message:
     """A message of a class, without the fields that this version of the protocol lacks."""
     known = kind.DESCRIPTOR.fields_by_name
@@ -90,6 +101,12 @@ def invalid(text: str) -> GRPCError:
 def refused(text: str) -> GRPCError:
     """An error that the client reports at once and never retries."""
     return GRPCError(Status.FAILED_PRECONDITION, text)
+
+
+def exhausted(text: str, wait_s: float = 0.0) -> GRPCError:
+    """An error about a limit; with a time to wait the client tries again after it, whatever it asked for."""
+    details = [proto.RPCRetryPolicy(retry_after_secs=wait_s)] if wait_s and hasattr(proto, "RPCRetryPolicy") else None
+    return GRPCError(Status.RESOURCE_EXHAUSTED, text, details)
 
 
 def unsupported(what: str) -> GRPCError:
