@@ -23,10 +23,10 @@ BIN := .venv/bin
 DEMO := specs/wordcount/wordcount.yaml
 ARGS ?=
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test engine-versions check format bench clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
 
 setup: ## install everything into .venv
 	@.ci/setup
@@ -38,6 +38,9 @@ demo: setup ## word counts of 7,957 verses on the local engine; the second time 
 
 test: setup ## the whole test suite; ARGS="tests/unit -k spec" for a part of it
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
+
+engine-versions: setup ## the engine's tests with each minor series of modal; VERSIONS="1.5.5" for one version
+	@.ci/engine-versions
 
 check: setup ## ruff, mypy, and whether generated files are fresh
 	$(BIN)/ruff check --no-cache .
