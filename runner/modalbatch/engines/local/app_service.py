@@ -20,8 +20,10 @@ from modalbatch.engines.local.wire import (
     not_found,
     proto,
     unsupported,
+    write_token,
 )
 
+_TOKEN_S = 86_400
 DEFAULT_ENVIRONMENT = "main"
 Send = Callable[[Message], Awaitable[None]]
 
@@ -60,8 +62,8 @@ class AppService:
         return proto.EnvironmentListResponse(items=items)
 
     async def AuthTokenGet(self, request: Message, peer: Peer) -> Message:
-        """Never needed without an input plane; a client that asks is told so."""
-        raise unsupported("an input plane")
+        """A token that opens nothing: what newer clients want it for, such as sandboxes, is refused by its own name."""
+        return proto.AuthTokenGetResponse(token=write_token(exp=int(time.time()) + _TOKEN_S))
 
     async def AppCreate(self, request: Message, peer: Peer) -> Message:
         """A new app; an ephemeral one lives as long as the process that asks for it."""

@@ -27,6 +27,9 @@ from modalbatch.engines.local.wire import (
 #: Limits that Modal's server sets and its client does not check (`studies/modal-facts.md`).
 _MAX_TIMEOUT_S = 86_400
 _MAX_GPUS = 8
+_BUCKET_HINT = (
+    "a job of modalbatch reads and writes buckets directly: `source: s3://…`, `sink: s3://…`; other code can with boto3"
+)
 
 
 class FunctionService:
@@ -140,8 +143,11 @@ def _check(app: App, definition: Message, request: Message) -> None:
     """Refuses what cannot work here, and says once what is only ignored."""
     if definition.webhook_config.type or definition.is_server:
         app.tell_once(f"web endpoint `{definition.function_name}` is not served by the local engine")
-    if definition.cloud_bucket_mounts or definition.s3_mounts or definition.shared_volume_mounts:
-        raise unsupported(f"a CloudBucketMount or NetworkFileSystem (`{definition.function_name}`)")
+    name = definition.function_name
+    if definition.cloud_bucket_mounts or definition.s3_mounts:
+        raise unsupported(f"a CloudBucketMount (`{name}`)", _BUCKET_HINT)
+    if definition.shared_volume_mounts:
+        raise unsupported(f"a NetworkFileSystem (`{name}`)", "use a modal.Volume")
     if not 1 <= definition.timeout_secs <= _MAX_TIMEOUT_S:
         raise invalid(f"timeout of `{definition.function_name}` must be between 1 and {_MAX_TIMEOUT_S} seconds")
     gpu = definition.resources.gpu_config

@@ -27,6 +27,16 @@ Handler = Callable[..., Awaitable[Any]]
 
 _log = logging.getLogger("modalbatch.engine")
 _CONTAINER_PREFIX = "ta-"
+_ELSEWHERE = "run it on Modal; code can tell where it is: MODALBATCH_LOCAL_ENGINE is set on the local engine only"
+#: (beginning of an RPC's name, what people call the feature behind it, what to do); for RPCs that no handler knows.
+_FEATURES = (
+    ("ContainerExec", "running a command in a container", _ELSEWHERE),
+    ("Proxy", "modal.Proxy", _ELSEWHERE),
+    ("Sandbox", "modal.Sandbox", _ELSEWHERE),
+    ("SharedVolume", "modal.NetworkFileSystem", "use a modal.Volume"),
+    ("TunnelStart", "modal.forward", _ELSEWHERE),
+    ("", "this part of Modal", _ELSEWHERE),
+)
 
 
 class Service:
@@ -69,7 +79,7 @@ class Service:
             request = await stream.recv_message()
             peer = _peer(stream.peer)
             if handler is None:
-                raise unsupported(name)
+                raise _unknown(name)
             if not peer.container_id and stream.metadata.get("x-modal-token-secret") != self._token:
                 raise GRPCError(Status.UNAUTHENTICATED, "this engine belongs to another command: its token differs")
             try:
@@ -92,6 +102,12 @@ class Service:
                 ) from error
 
         return serve
+
+
+def _unknown(name: str) -> GRPCError:
+    """The answer to an RPC that no handler knows, in a user's words."""
+    _, feature, hint = next(row for row in _FEATURES if name.startswith(row[0]))
+    return unsupported(f"{feature} ({name})", hint)
 
 
 def _peer(peer: Any) -> Peer:

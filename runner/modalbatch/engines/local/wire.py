@@ -90,9 +90,10 @@ def refused(text: str) -> GRPCError:
     return GRPCError(Status.FAILED_PRECONDITION, text)
 
 
-def unsupported(what: str) -> GRPCError:
-    """The answer to everything that the engine does not do."""
-    return GRPCError(Status.UNIMPLEMENTED, f"{what} is not supported by modalbatch's local engine")
+def unsupported(what: str, hint: str = "") -> GRPCError:
+    """The answer to everything that the engine does not do; a client reports it at once."""
+    text = f"{what} is not supported by modalbatch's local engine"
+    return GRPCError(Status.UNIMPLEMENTED, f"{text}\nhint: {hint}" if hint else text)
 
 
 def failure(text: str, *, status: int = FAILURE, exit_code: int = 0) -> Message:
