@@ -141,9 +141,7 @@ class AppService:
 
     async def AppClientDisconnect(self, request: Message, peer: Peer) -> None:
         """The client is done with its app."""
-        app = self._engine.app(request.app_id)
-        self._engine.untie(app)
-        self._engine.client_left(app)
+        self._engine.client_left(self._engine.app(request.app_id))
 
     async def AppStop(self, request: Message, peer: Peer) -> None:
         """Stops an app and takes its name."""

@@ -61,7 +61,7 @@ class Call:
     n_inputs: int = 0
     is_cancelled: bool = False
     #: Keeps an output of a spawned call; set when it is not sync.
-    keep: Callable[[int, Message], None] | None = None
+    keep: Callable[[Message], None] | None = None
     #: Outputs of a map that the client has not acknowledged, with their numbers.
     _stream: deque[tuple[int, Message]] = field(default_factory=deque)
     _n_streamed: int = 0
@@ -79,7 +79,7 @@ class Call:
     def emit(self, output: Message) -> None:
         """Takes an output and wakes who waits for it."""
         if self.keep is not None:
-            self.keep(output.idx, output)
+            self.keep(output)
         elif self.is_map:
             self._n_streamed += 1
             self._stream.append((self._n_streamed, output))

@@ -7,9 +7,9 @@ and of acknowledgement (a map's outputs are kept until the next poll confirms th
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from modalbatch.engines.local.call import Call
 from modalbatch.engines.local.engine import Engine
@@ -74,7 +74,7 @@ class CallService:
     def _add(self, call: Call, items: Iterable[Message]) -> list[Message]:
         added = [call.add(item.idx, item.input) for item in items]
         if added and not call.is_sync:
-            self._engine.save_call(call)
+            self._engine.journal.add_inputs(call, added)
         for item in added:
             call.function.pool.add(item)
         # Retried inputs need real tokens (below); here the id does, and every poll carries them all.
@@ -132,7 +132,7 @@ class CallService:
             outputs = self._load(call_id, first, last)
             found = {output.idx for output in outputs}
             lost = Result(status=TERMINATED, exception="the local engine was stopped while this ran")
-            for idx in range(first, min(last, int(str(n_inputs)) - 1) + 1):
+            for idx in range(first, min(last, n_inputs - 1) + 1):
                 if idx not in found:
                     outputs.append(proto.FunctionGetOutputsItem(idx=idx, result=lost))
             return proto.FunctionGetOutputsResponse(outputs=outputs)
@@ -146,11 +146,10 @@ class CallService:
         rows = self._engine.store.outputs(call_id, first, last)
         return [proto.FunctionGetOutputsItem.FromString(row) for row in rows]
 
-    def _kept_call(self, call_id: str) -> dict[str, object]:
-        data = self._engine.store.find("call", call_id)
-        if data is None:
+    def _kept_call(self, call_id: str) -> dict[str, Any]:
+        facts = self._engine.journal.facts(call_id)
+        if facts is None:
             raise not_found(f"function call {call_id} is not known here")
-        facts: dict[str, object] = json.loads(data)
         return facts
 
     async def FunctionCallFromId(self, request: Message, peer: Peer) -> Message:
@@ -171,4 +170,5 @@ class CallService:
             self._kept_call(request.function_call_id)
             return
         call.is_cancelled = True
+        self._engine.journal.cancel(call)
         call.function.pool.cancel(call, kill=request.terminate_containers)

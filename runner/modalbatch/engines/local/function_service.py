@@ -113,7 +113,7 @@ class FunctionService:
     async def FunctionBindParams(self, request: Message, peer: Peer) -> Message:
         """A class with parameters or a function with options."""
         base = self._engine.function(request.function_id)
-        bound = self._engine.bind(base, request.serialized_params, request.function_options)
+        bound = self._engine.bind(base, request)
         return proto.FunctionBindParamsResponse(bound_function_id=bound.id, handle_metadata=bound.handle())
 
     async def FunctionGetCurrentStats(self, request: Message, peer: Peer) -> Message:

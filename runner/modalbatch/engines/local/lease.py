@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -38,6 +38,8 @@ _BACKLOG = 128
 #: How long an engine that is stopping may take before a new command gives up on it.
 _JOIN_LIMIT_S = 30.0
 _RETRY_S = 0.02
+#: Size of `engine.log` at which the next engine begins it anew.
+_MAX_LOG_BYTES = 16 << 20
 #: Versions of modal that the engine is tested with.
 _TESTED = ((1, 4), (1, 7))
 _PR_SET_PDEATHSIG = 1
@@ -55,10 +57,13 @@ class LocalEngine:
     #: Kept in the home, the same across restarts.
     home_id: str
 
-    def __init__(self, home: Path, *, containers: int | None = None, linger_s: float = 0.02) -> None:
+    def __init__(
+        self, home: Path, *, containers: int | None = None, linger_s: float = 0.02, silence_s: float = 90.0
+    ) -> None:
         self._home = Path(home).absolute()
         self._containers = containers
         self._linger_s = linger_s
+        self._silence_s = silence_s
         self._lease: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._record: dict[str, Any] = {}
@@ -74,7 +79,7 @@ class LocalEngine:
                 raise UnavailableError(f"the local engine of {self._home} neither answers nor ends")
             time.sleep(_RETRY_S)
         self.engine_id = self._record["engine_id"]
-        self._notes += _version_notes()
+        self._notes += version_notes(importlib.metadata.version("modal"))
         return self
 
     def __exit__(
@@ -168,9 +173,12 @@ class LocalEngine:
             "leases": leases.fileno(),
             "containers": self._containers,
             "linger_s": self._linger_s,
+            "silence_s": self._silence_s,
             "uv_path": uv.find_uv_bin(),
         }
-        with (log_folder / "engine.log").open("ab") as log:
+        log_path = log_folder / "engine.log"
+        is_full = log_path.exists() and log_path.stat().st_size > _MAX_LOG_BYTES
+        with log_path.open("wb" if is_full else "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "modalbatch.engines.local.main", json.dumps(options)],
                 pass_fds=[lock, api.fileno(), leases.fileno()],
@@ -210,12 +218,22 @@ class LocalEngine:
         return False
 
 
-def run_command(home: Path, command: Sequence[str], *, containers: int | None = None) -> int:
+def run_command(
+    home: Path,
+    command: Sequence[str],
+    *,
+    containers: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> int:
     """Runs a command against the engine of a home and returns its exit code (128 + N for a signal N).
+
+    `tell` gets what a person must know before the command starts.
 
     SIGINT and SIGTERM go on to the command, which is in a session of its own and gets each exactly once.
     """
     with LocalEngine(home, containers=containers) as engine:
+        for note in engine.notes:
+            tell(note)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         try:
             process = subprocess.Popen(
@@ -303,8 +321,8 @@ def _connect(path: Path) -> socket.socket:
     return made
 
 
-def _version_notes() -> list[str]:
-    version = importlib.metadata.version("modal")
+def version_notes(version: str) -> list[str]:
+    """What a person must know about a version of modal; nothing for one that the engine is tested with."""
     first, last = _TESTED
     if first <= tuple(int(part) for part in version.split(".")[:2]) < last:
         return []

@@ -87,6 +87,7 @@ async def serve(options: dict[str, Any]) -> None:
         uv_path=options["uv_path"],
         containers=options["containers"],
         linger_s=options["linger_s"],
+        silence_s=options["silence_s"],
     )
     engine = Engine(config, dict(os.environ))
     if warm is not None:
@@ -112,6 +113,7 @@ async def serve(options: dict[str, Any]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, leases.interrupt, number)
     gc.freeze()
     await service.listen(sock=socket.socket(fileno=options["api"]))
+    engine.resume()
     lease_server = await asyncio.start_unix_server(leases.hold, sock=socket.socket(fileno=options["leases"]))
     await leases.all_released.wait()
     lease_server.close()  # who comes now starts the next engine
