@@ -45,6 +45,7 @@ def test_a_container_has_its_own_process_ids(bench):
     found = bench.run("calls.py::where")
     assert found["pid"] < 10
     assert len(found["processes"]) < 10
+    assert "no namespaces" not in found["output"]
 
 
 def test_app_run_from_python(bench):
