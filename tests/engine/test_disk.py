@@ -12,9 +12,13 @@ import pytest
 from engine_bench import APPS, Bench
 
 from modalbatch.engines.local import LocalEngine
+from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.function import App, Function
+from modalbatch.engines.local.journal import Journal
 from modalbatch.engines.local.lease import version_notes
 from modalbatch.engines.local.log import AppLog
 from modalbatch.engines.local.prune import KEPT_S, free, pruning
+from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import proto
 from modalbatch.errors import UnavailableError
 
@@ -30,6 +34,22 @@ def test_a_log_that_is_full_says_so_and_grows_no_more(tmp_path):
     *_, told, last = [batch.items[0].data for batch in log.read(0)]
     assert told == "modalbatch: this log has reached 0 MiB: what is printed from here on is not kept\n"
     assert last == "the engine still speaks\n"
+
+
+def test_a_payload_is_kept_as_long_as_its_input(tmp_path):
+    store = Store(tmp_path / "state.db")
+    app = App(id="ap-1", environment="main", name="a", log=AppLog(tmp_path / "log"), deployed_at=1.0)
+    function = Function(id="fu-1", app=app, definition=proto.Function())
+    journal, call = Journal(store), Call("fc-1", function, is_sync=False, is_map=False)
+    journal.add_inputs(call, [call.add(0, proto.FunctionInput(args_blob_id="bl-argument"))])
+    assert store.all("blob") == [("bl-argument", b"")]
+    (again,) = journal.unfinished(lambda _: function)
+    assert [item.data.args_blob_id for item in again.inputs.values()] == ["bl-argument"]
+    result = proto.GenericResult(data_blob_id="bl-result")
+    journal.keep_output(call, proto.FunctionGetOutputsItem(idx=0, result=result))
+    assert store.all("blob") == [("bl-result", b"")]
+    assert journal.unfinished(lambda _: function) == []
+    store.close()
 
 
 def _age(path: Path) -> None:

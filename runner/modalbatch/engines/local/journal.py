@@ -41,8 +41,11 @@ class Journal:
                 self._store.put_input(call.id, item.idx, item.data.SerializeToString())
 
     def keep_output(self, call: Call, output: Message) -> None:
-        """Keeps a result."""
+        """Keeps a result, and no longer what it was made from."""
         self._keep_blob(output.result.data_blob_id)
+        done = self._store.input(call.id, output.idx)
+        if done is not None:
+            self._store.drop(proto.FunctionInput.FromString(done).args_blob_id)
         self._store.put_output(call.id, output.idx, output.SerializeToString())
 
     def cancel(self, call: Call) -> None:

@@ -154,6 +154,11 @@ class Store:
         """Inputs without a result as (call, index, data), call by call."""
         return self._db.execute("select call_id, idx, data from input order by call_id, idx").fetchall()
 
+    def input(self, call_id: str, idx: int) -> bytes | None:
+        """An input that is kept."""
+        row = self._db.execute("select data from input where call_id = ? and idx = ?", (call_id, idx)).fetchone()
+        return row[0] if row else None
+
     def drop_inputs(self, call_id: str) -> None:
         """Forgets the inputs of a call."""
         self._db.execute("delete from input where call_id = ?", (call_id,))
