@@ -23,10 +23,10 @@ BIN := .venv/bin
 DEMO := specs/wordcount/wordcount.yaml
 ARGS ?=
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test engine-versions check format bench clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
 
 setup: ## install everything into .venv
 	@.ci/setup
@@ -39,18 +39,23 @@ demo: setup ## word counts of 7,957 verses on the local engine; the second time 
 test: setup ## the whole test suite; ARGS="tests/unit -k spec" for a part of it
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
 
+engine-versions: setup ## the engine's tests with each minor series of modal; VERSIONS="1.5.5" for one version
+	@.ci/engine-versions
+
 check: setup ## ruff, mypy, and whether generated files are fresh
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy bench docs
 	$(BIN)/python docs/make_spec.py --check
+	$(BIN)/python docs/make_rpcs.py --check
 	$(BIN)/python -m pytest tests/unit/compiler/test_golden_apps.py
 
 format: setup ## let ruff format, and write generated files anew
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/python docs/make_spec.py
+	$(BIN)/python docs/make_rpcs.py
 
 bench: setup ## the measurements of bench/README.md; some minutes, on a quiet machine
 	$(BIN)/python bench/startup.py

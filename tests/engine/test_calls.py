@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 
@@ -43,17 +45,55 @@ def test_a_container_has_its_own_process_ids(bench):
     found = bench.run("calls.py::where")
     assert found["pid"] < 10
     assert len(found["processes"]) < 10
+    assert "no namespaces" not in found["output"]
 
 
 def test_app_run_from_python(bench):
     assert "49\n" in bench.python("import calls\nwith calls.app.run():\n    print(calls.square.remote(7))")
 
 
-def test_unknown_rpc_is_named(bench):
-    output = bench.python(
-        "import modal\nmodal.Sandbox.create('ls', app=modal.App.lookup('x', create_if_missing=True))", 1
-    )
-    assert "is not supported by modalbatch's local engine" in output
+_UNSUPPORTED = """
+import modal
+
+app = modal.App("beyond")
+modal.App.lookup("x", create_if_missing=True)
+bucket = modal.CloudBucketMount("b")
+
+
+def told(act):
+    try:
+        act()
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+
+
+@app.function(volumes={"/b": bucket}, serialized=True)
+def reads():
+    pass
+
+
+told(lambda: modal.Sandbox.create("ls", app=modal.App.lookup("x")))
+told(lambda: modal.NetworkFileSystem.from_name("n").hydrate())
+told(lambda: app.run().__enter__())
+"""
+
+
+def test_what_is_not_there_says_what_to_do(bench):
+    output = bench.python(_UNSUPPORTED)
+    assert re.search(
+        r"Error: modal.Sandbox \(Sandbox\w+\) is not supported by modalbatch's local engine\n"
+        "hint: run it on Modal; code can tell where it is: MODALBATCH_LOCAL_ENGINE is set on the local engine only\n",
+        output,
+    ), output
+    assert (
+        "modal.NetworkFileSystem (SharedVolumeGetOrCreate) is not supported by modalbatch's local engine\n"
+        "hint: use a modal.Volume\n"
+    ) in output
+    assert (
+        "a CloudBucketMount (`reads`) is not supported by modalbatch's local engine\n"
+        "hint: a job of modalbatch reads and writes buckets directly: `source: s3://…`, `sink: s3://…`;"
+        " other code can with boto3\n"
+    ) in output
 
 
 def test_wrong_token_is_refused(bench):

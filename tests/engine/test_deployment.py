@@ -20,7 +20,10 @@ def test_deploy_call_redeploy_stop(bench, monkeypatch):
     assert "VERSION 2" in bench.python(_CALL)
     keep = "import modal; print(modal.Cls.from_name('service', 'Keeper')().keep.remote('a', 'text'))"
     assert "text" in bench.python(keep)
-    apps = json.loads(bench.modal("app", "list", "--json"))
+    # Modal's command line wrote these words as titles up to 1.4.
+    apps = json.loads(
+        bench.modal("app", "list", "--json").replace('"Description"', '"description"').replace('"State"', '"state"')
+    )
     assert [(app["description"], app["state"]) for app in apps if app["description"] == "service"] == [
         ("service", "deployed")
     ]

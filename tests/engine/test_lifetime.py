@@ -126,6 +126,66 @@ def test_a_killed_container_is_as_a_preemption(home):
         assert "RESULT 2" in output
 
 
+def test_a_container_that_stands_still_is_replaced(home):
+    with LocalEngine(home, silence_s=4.0) as engine:  # the runtime is silent for 3 s between two heartbeats
+        bench = Bench(home, engine)
+        bench.modal("deploy", "trouble.py")
+        source = "import modal\nprint('RESULT', modal.Function.from_name('trouble', 'wait_for').remote('file'))\n"
+        client = bench.start(sys.executable, "-c", source)
+        counter = home / "volumes" / "main" / "trouble" / "file.started"
+        _await_content(counter)
+        os.kill(max(pid for pid in processes_of(home) if "guest_forkserver" in _command(pid)), signal.SIGSTOP)
+        while counter.stat().st_size < 2:
+            time.sleep(0.05)
+        (home / "volumes" / "main" / "trouble" / "file").write_text("go")
+        output, _ = client.communicate()
+        assert "RESULT 2" in output
+        assert "was ended: it was not heard of for too long" in bench.modal("app", "logs", "trouble")
+
+
+_ACKNOWLEDGED = """
+import modal
+done = modal.Function.from_name('trouble', 'crash').spawn('done', 0)
+done.get()
+many = modal.Queue.from_name('q', create_if_missing=True)
+many.put_many([1, 2, 3]); many.put(4, partition='p'); many.get()
+modal.Dict.from_name('d', create_if_missing=True)['k'] = 'v'
+call = modal.Cls.from_name('trouble', 'Waiter')(name='file').wait.spawn()
+stopped = modal.Cls.from_name('trouble', 'Waiter')(name='other').wait.spawn()
+stopped.cancel()
+print('CALLS', done.object_id, call.object_id, stopped.object_id)
+"""
+_REMEMBERED = """
+import modal
+many = modal.Queue.from_name('q')
+print('QUEUE', many.get_many(5), many.get(partition='p'), many.len(total=True), modal.Dict.from_name('d')['k'])
+print('DONE', modal.FunctionCall.from_id({0!r}).get())
+print('CALL', modal.FunctionCall.from_id({1!r}).get())
+try:
+    modal.FunctionCall.from_id({2!r}).get()
+except Exception as error:
+    print('STOPPED', type(error).__name__)
+"""
+
+
+def test_what_was_acknowledged_survives_a_killed_engine_and_one_that_ends(home):
+    folder = home / "volumes" / "main" / "trouble"
+    with LocalEngine(home) as engine:
+        bench = Bench(home, engine)
+        bench.modal("deploy", "trouble.py")
+        calls = bench.python(_ACKNOWLEDGED).split("CALLS ")[1].split()
+        _await_content(folder / "file.started")
+        os.kill(_pid(home, "engines.local.main"), signal.SIGKILL)
+        await_none(home)
+    with LocalEngine(home):
+        while (folder / "file.started").stat().st_size < 2:
+            time.sleep(0.01)
+    (folder / "file").write_text("go")
+    with LocalEngine(home) as engine:
+        output = Bench(home, engine).python(_REMEMBERED.format(*calls))
+        assert "QUEUE [2, 3] 4 0 v\nDONE 1\nCALL 3\nSTOPPED RemoteError\n" in output
+
+
 def test_one_engine_per_home(home):
     with LocalEngine(home) as first:
         with LocalEngine(home) as second:

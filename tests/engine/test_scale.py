@@ -51,7 +51,9 @@ def test_without_namespaces_nothing_survives_either(home, monkeypatch):
     monkeypatch.setenv("MODALBATCH_NO_NAMESPACES", "1")
     source = "import modal, trouble\nwith trouble.app.run():\n    print('SPAWNED', trouble.leave_behind.remote())\n"
     with LocalEngine(home) as engine:
-        output = Bench(home, engine).python(source)
+        bench = Bench(home, engine)
+        output = bench.python(source)
+        assert any("containers have no namespaces of their own" in note for note in engine.notes)
     pid = int(output.split("SPAWNED ")[1].split()[0])
     assert processes_of(home) == []
     try:

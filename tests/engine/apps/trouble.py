@@ -73,6 +73,15 @@ def wait_for(name):
     return os.path.getsize(f"{path}.started")
 
 
+@app.cls(volumes={"/shared": modal.Volume.from_name("trouble", create_if_missing=True)})
+class Waiter:
+    name: str = modal.parameter()
+
+    @modal.method()
+    def wait(self):
+        return wait_for.local(self.name)
+
+
 @app.function()
 def leave_behind():
     """Starts a process in a session of its own; its id."""

@@ -21,8 +21,10 @@ from modalbatch.engines.local.wire import (
     not_found,
     proto,
     unsupported,
+    write_token,
 )
 
+_TOKEN_S = 86_400
 DEFAULT_ENVIRONMENT = "main"
 Send = Callable[[Message], Awaitable[None]]
 
@@ -63,8 +65,8 @@ class AppService:
         return proto.EnvironmentListResponse(items=items)
 
     async def AuthTokenGet(self, request: Message, peer: Peer) -> Message:
-        """Never needed without an input plane; a client that asks is told so."""
-        raise unsupported("an input plane")
+        """A token that opens nothing: what newer clients want it for, such as sandboxes, is refused by its own name."""
+        return proto.AuthTokenGetResponse(token=write_token(exp=int(time.time()) + _TOKEN_S))
 
     async def AppCreate(self, request: Message, peer: Peer) -> Message:
         """A new app; an ephemeral one lives as long as the process that asks for it."""
@@ -149,9 +151,7 @@ class AppService:
 
     async def AppClientDisconnect(self, request: Message, peer: Peer) -> None:
         """The client is done with its app."""
-        app = self._engine.app(request.app_id)
-        self._engine.untie(app)
-        self._engine.client_left(app)
+        self._engine.client_left(self._engine.app(request.app_id))
 
     async def AppStop(self, request: Message, peer: Peer) -> None:
         """Stops an app and takes its name."""

@@ -70,7 +70,7 @@ class Call:
     n_open: int = 0
     heard_at: float = 0.0
     #: Keeps an output of a spawned call; set when it is not sync.
-    keep: Callable[[int, Message], None] | None = None
+    keep: Callable[[Message], None] | None = None
     #: What a generator yields to a caller that waits.
     stream: DataStream | None = None
     #: Requests for outputs so far; a caller that hangs up makes no more.
@@ -95,6 +95,7 @@ class Call:
         return {
             "app_id": function.app.id,
             "function_id": function.id,
+            "is_map": self.is_map,
             "n_inputs": self.n_inputs,
             "created_at": self.created_at,
         }
@@ -102,7 +103,7 @@ class Call:
     def emit(self, output: Message) -> None:
         """Takes an output and wakes who waits for it."""
         if self.keep is not None:
-            self.keep(output.idx, output)
+            self.keep(output)
         elif self.is_map:
             self._n_streamed += 1
             self._stream.append((self._n_streamed, output))

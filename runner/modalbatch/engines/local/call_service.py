@@ -7,7 +7,6 @@ and of acknowledgement (a map's outputs are kept until the next poll confirms th
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -89,7 +88,7 @@ class CallService:
     def _add(self, call: Call, items: Iterable[Message]) -> list[Message]:
         added = [call.add(item.idx, item.input) for item in items]
         if added and not call.is_sync:
-            self._engine.save_call(call)
+            self._engine.journal.add_inputs(call, added)
         for item in added:
             call.function.pool.add(item)
         # Retried inputs need real tokens (below); here the id does, and every poll carries them all.
@@ -202,10 +201,9 @@ class CallService:
         return [output for output in outputs if not self._engine.retention.is_expired(output.output_created_at)]
 
     def _kept_call(self, call_id: str) -> dict[str, Any]:
-        data = self._engine.store.find("call", call_id)
-        if data is None:
+        facts = self._engine.journal.facts(call_id)
+        if facts is None:
             raise not_found(f"function call {call_id} is not known here")
-        facts: dict[str, Any] = json.loads(data)
         return facts
 
     async def FunctionCallFromId(self, request: Message, peer: Peer) -> Message:
@@ -275,4 +273,5 @@ class CallService:
             self._kept_call(request.function_call_id)
             return
         call.is_cancelled = True
+        self._engine.journal.cancel(call)
         call.function.pool.cancel(call, kill=request.terminate_containers)

@@ -26,6 +26,7 @@ class Reason(Enum):
     PREEMPT = "preempted"
     TIMEOUT = "timeout"
     STARTUP = "startup took longer than startup_timeout"
+    LOST = "it was not heard of for too long"
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +58,8 @@ class Container:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     startup_timer: asyncio.TimerHandle | None = None
+    #: Ends it when it stays silent.
+    silence_timer: asyncio.TimerHandle | None = None
     _cancelled: list[str] = field(default_factory=list)
     _cancelling: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,6 +70,12 @@ class Container:
         self.is_draining = True
         if self.send_signal is not None and not self.is_dead:
             self.send_signal(number)
+
+    def expect_word(self, limit_s: float) -> None:
+        """Counts it as lost unless this is called again within `limit_s`."""
+        if self.silence_timer is not None:
+            self.silence_timer.cancel()
+        self.silence_timer = asyncio.get_running_loop().call_later(limit_s, self.kill, Reason.LOST)
 
     def release(self) -> None:
         """Lets a held container go on to user code."""

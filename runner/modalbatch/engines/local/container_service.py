@@ -34,8 +34,10 @@ class ContainerService:
         await self._container(peer).released.wait()
 
     async def ContainerHeartbeat(self, request: Message, peer: Peer) -> Message:
-        """Inputs to interrupt, as soon as there are any."""
-        input_ids = await self._container(peer).cancelled_inputs(_HEARTBEAT_S)
+        """Inputs to interrupt, as soon as there are any; the runtime asks again at most 3 s after an empty answer."""
+        container = self._container(peer)
+        container.expect_word(_HEARTBEAT_S + self._engine.config.silence_s)
+        input_ids = await container.cancelled_inputs(_HEARTBEAT_S)
         if not input_ids:
             return proto.ContainerHeartbeatResponse()
         return proto.ContainerHeartbeatResponse(cancel_input_event=proto.CancelInputEvent(input_ids=input_ids))

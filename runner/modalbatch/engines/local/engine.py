@@ -25,16 +25,19 @@ from modalbatch.engines.local.container import Container
 from modalbatch.engines.local.environment import EnvironmentCache, cache_folder
 from modalbatch.engines.local.fault import Faults
 from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
+from modalbatch.engines.local.journal import Journal
 from modalbatch.engines.local.launcher import Launcher
 from modalbatch.engines.local.log import AppLog
 from modalbatch.engines.local.mount import MountStore
 from modalbatch.engines.local.pool import Pool
 from modalbatch.engines.local.provision import Provisioner
+from modalbatch.engines.local.prune import old_logs
 from modalbatch.engines.local.recent import Recent
 from modalbatch.engines.local.retention import Retention
 from modalbatch.engines.local.schedule import Scheduler
 from modalbatch.engines.local.store import Store
-from modalbatch.engines.local.wire import Message, message, mint_id, not_found, proto
+from modalbatch.engines.local.volume import existing
+from modalbatch.engines.local.wire import TERMINATED, Message, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
 
 _log = logging.getLogger("modalbatch.engine")
@@ -55,6 +58,8 @@ class EngineConfig:
     containers: int | None
     #: Seconds for which finished outputs are gathered before a map client hears of them.
     linger_s: float
+    #: Seconds without a word from a container after which it counts as lost.
+    silence_s: float
     #: Faults to inject.
     chaos: Chaos | None = None
 
@@ -71,6 +76,7 @@ class Engine:
         self.faults = Faults(config.chaos, self.finish_if_idle) if config.chaos else None
         self.recent = Recent()
         self.store = Store(state / "state.db", clock.now)
+        self.journal = Journal(self.store)
         self.mounts = MountStore(state, self.store)
         self.blobs = BlobServer(state / "blobs", self._volume_file)
         self.retention = Retention(self.store, self.blobs, state / "logs", clock)
@@ -97,10 +103,13 @@ class Engine:
         self._functions: dict[str, Function] = {}
         self._calls: dict[str, Call] = {}
         self._bound: dict[bytes, str] = {}
-        self.scheduler = Scheduler(clock, lambda f: self.add_call(f, is_sync=False, is_map=False), self.save_call)
+        self.scheduler = Scheduler(
+            clock, lambda f: self.add_call(f, is_sync=False, is_map=False), self.journal.add_inputs
+        )
         self.callers = CallerWatch(clock, lambda: self._calls)
         self._watches: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closing = False
         #: Sentences that a person should know, in the order in which they came up.
         self.notes: list[str] = []
         #: Secrets made by `from_dict`, by id.
@@ -108,6 +117,8 @@ class Engine:
         self._load()
 
     def _load(self) -> None:
+        for path in old_logs(self.config.home / "engine" / "logs"):
+            path.unlink()
         self.retention.begin()
         self.callers.begin()
         self.blobs.sweep({blob_id for blob_id, _ in self.store.all("blob")})
@@ -119,6 +130,19 @@ class Engine:
                 self.add_function(self.apps[request.app_id], request.function, function_id)
         for app in self.apps.values():
             self.scheduler.renew(app)
+        for bound_id, data in self.store.all("bound"):
+            request = proto.FunctionBindParamsRequest.FromString(data)
+            if request.function_id in self._functions:
+                self._bind(self._functions[request.function_id], request, bound_id)
+
+    def resume(self) -> None:
+        """Takes up the calls that an earlier engine has left open; needs a service that containers can reach."""
+        for call in self.journal.unfinished(self.find_function):
+            self._keep_outputs(call)
+            if self.faults is not None:
+                self.faults.name_call(call)
+            for item in list(call.inputs.values()):
+                call.function.pool.add(item)
 
     def _app_log(self, app_id: str) -> AppLog:
         return AppLog(self.config.home / "engine" / "logs" / f"{app_id}.log")
@@ -170,7 +194,7 @@ class Engine:
         with contextlib.suppress(OSError):
             watch = os.pidfd_open(pid)
             self._watches[app.id] = watch
-            asyncio.get_running_loop().add_reader(watch, self._client_ended, app)
+            asyncio.get_running_loop().add_reader(watch, self.client_left, app)
 
     def untie(self, app: App) -> None:
         """Ends the watch over an app's client."""
@@ -179,12 +203,9 @@ class Engine:
             asyncio.get_running_loop().remove_reader(watch)
             os.close(watch)
 
-    def _client_ended(self, app: App) -> None:
-        self.untie(app)
-        self.client_left(app)
-
     def client_left(self, app: App) -> None:
         """What the end of its client means for an app: the end, unless it is deployed or detached."""
+        self.untie(app)
         if app.state == proto.APP_STATE_DETACHED:
             app.state = proto.APP_STATE_DETACHED_DISCONNECTED
             self.finish_if_idle(app)
@@ -209,7 +230,7 @@ class Engine:
         if app.deployed_at:
             self.store.unbind("app", app.environment, app.name)
             self.store.drop(app.id)
-            for function_id in app.function_ids.values():
+            for function_id in app.functions:
                 self.store.drop(function_id)
         await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
         app.state, app.stopped_at = proto.APP_STATE_STOPPED, self.clock.now()
@@ -235,21 +256,27 @@ class Engine:
 
     def function(self, function_id: str) -> Function:
         """A function by id. Raises: NOT_FOUND."""
-        function = self._functions.get(function_id)
-        if function is None:
+        if function_id not in self._functions:
             raise not_found(f"function {function_id} is not known here: its app has stopped")
-        return function
+        return self._functions[function_id]
 
-    def bind(self, base: Function, params: bytes, options: Message) -> Function:
+    def bind(self, base: Function, request: Message) -> Function:
         """A class with its parameters, or a function with options: one pool of its own per combination."""
-        if not params and not options.ByteSize():
+        if not request.serialized_params and not request.function_options.ByteSize():
             return base  # its container may be up already
-        said = options.SerializeToString(deterministic=True)
-        key = hashlib.sha256(b"\0".join((base.id.encode(), params, said, definition_hash(base.definition)))).digest()
+        bound = self._bind(base, request)
+        if base.app.deployed_at:
+            self.store.put("bound", bound.id, request.SerializeToString())
+        return bound
+
+    def _bind(self, base: Function, request: Message, bound_id: str = "") -> Function:
+        params, options = request.serialized_params, request.function_options
+        said = (base.id.encode(), params, options.SerializeToString(deterministic=True))
+        key = hashlib.sha256(b"\0".join((*said, definition_hash(base.definition)))).digest()
         known = self._functions.get(self._bound.get(key, ""))
-        if known is not None:
+        if known is not None and not bound_id:
             return known
-        bound = self.add_function(base.app, bound_definition(base.definition, options), params=params)
+        bound = self.add_function(base.app, bound_definition(base.definition, options), bound_id, params)
         self._bound[key] = bound.id
         return bound
 
@@ -305,13 +332,13 @@ class Engine:
         if self.faults is not None:
             self.faults.name_call(call)
         if not is_sync:
-            call.keep = lambda idx, output: self._keep_output(call, idx, output)
-            self.save_call(call)
+            self._keep_outputs(call)
+            self.journal.open_call(call)
         return call
 
-    def save_call(self, call: Call) -> None:
-        """Keeps what is known of a spawned call."""
-        self.store.put("call", call.id, json.dumps(call.facts()).encode())
+    def _keep_outputs(self, call: Call) -> None:
+        self._calls[call.id] = call
+        call.keep = lambda output: self._keep_output(call, output)
 
     def find_call(self, call_id: str) -> Call | None:
         """A call that has unfinished work in this engine."""
@@ -319,19 +346,18 @@ class Engine:
 
     def call(self, call_id: str) -> Call:
         """A call by id. Raises: NOT_FOUND."""
-        call = self._calls.get(call_id)
-        if call is None:
+        if call_id not in self._calls:
             raise not_found(f"function call {call_id} is not known here")
-        return call
+        return self._calls[call_id]
 
     def drop_call(self, call: Call) -> None:
         """Forgets a call that is finished and fetched."""
         self._calls.pop(call.id, None)
 
-    def _keep_output(self, call: Call, idx: int, output: Message) -> None:
-        if output.result.data_blob_id:
-            self.store.put("blob", output.result.data_blob_id, b"")
-        self.store.put_output(call.id, idx, output.SerializeToString())
+    def _keep_output(self, call: Call, output: Message) -> None:
+        if self._is_closing and call.function.app.deployed_at and output.result.status == TERMINATED:
+            return  # it was our end, not the call's: the next engine takes it up
+        self.journal.keep_output(call, output)
         if not call.inputs and not call.is_map:
             self.drop_call(call)
         self.finish_if_idle(call.function.app)
@@ -372,18 +398,16 @@ class Engine:
         data = self.store.find("volume", volume_id)
         if data is None:
             raise not_found(f"volume {volume_id} is not known here")
-        facts: dict[str, object] = json.loads(data)
-        return facts
+        return dict(json.loads(data))
 
     def _volume_file(self, volume_id: str, path: str) -> Path:
-        from modalbatch.engines.local.volume import existing
-
         return existing(self.volume_folder(volume_id), path)
 
     # -- end
 
     async def close(self) -> None:
         """Stops everything: apps gracefully for a moment, then all processes at once."""
+        self._is_closing = True
         stops = [self._stop_for_good(app) for app in self.apps.values() if app.is_live]
         if stops:
             await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=3)

@@ -7,9 +7,11 @@ appears by rename, so it is never seen half-built. Inherits neither packages nor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -102,6 +104,8 @@ class EnvironmentCache:
         path = self.path(spec.key)
         async with self._locks.setdefault(spec.key, asyncio.Lock()):
             if path.exists():
+                with contextlib.suppress(OSError):  # of another user
+                    os.utime(path)  # when it was last used: `prune.py` asks
                 return path
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / f"{spec.key}.lock").open("w")

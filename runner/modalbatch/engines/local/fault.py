@@ -155,7 +155,7 @@ class Faults:
         call = item.call
         # Nobody reads this call; it has the id of the real one, so that a cancellation finds it.
         shadow = Call(call.id, call.function, is_sync=True, is_map=True)
-        shadow.keep = lambda _idx, _output: self.settled(call.function.app)
+        shadow.keep = lambda _output: self.settled(call.function.app)
         return Double(item.id, item.idx, shadow, item.data, item.retry, original=item, container=container)
 
     def _trial(self, item: Input) -> Trial:

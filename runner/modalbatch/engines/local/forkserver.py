@@ -37,6 +37,8 @@ class ForkServer:
         self._error_path = error_path
         self._exits: dict[str, Callable[[int], None]] = {}
         self._is_dead = False
+        #: Whether the kernel gives its containers namespaces; true until it is known.
+        self.has_namespaces = True
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, error_path.open("wb") as errors:
@@ -106,6 +108,7 @@ class ForkServer:
 
     def _handle(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready" and not self._ready.done():
+            self.has_namespaces = event["namespaces"]
             self._ready.set_result(None)
         elif event["event"] == "exit":
             on_exit = self._exits.pop(event["id"], None)

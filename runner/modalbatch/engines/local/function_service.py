@@ -33,6 +33,9 @@ _MAX_TIMEOUT_S = 86_400
 _MAX_DELAY_MS = 60_000
 #: More are accepted by the client, and perhaps refused by Modal's server.
 _SURE_RETRIES = 10
+_BUCKET_HINT = (
+    "a job of modalbatch reads and writes buckets directly: `source: s3://…`, `sink: s3://…`; other code can with boto3"
+)
 
 
 class FunctionService:
@@ -120,7 +123,7 @@ class FunctionService:
         """A class with parameters or a function with options."""
         base = self._engine.function(request.function_id)
         _check_gpu(base.name, request.function_options.resources.gpu_config)
-        bound = self._engine.bind(base, request.serialized_params, request.function_options)
+        bound = self._engine.bind(base, request)
         return proto.FunctionBindParamsResponse(bound_function_id=bound.id, handle_metadata=bound.handle())
 
     async def FunctionGetCurrentStats(self, request: Message, peer: Peer) -> Message:
@@ -188,8 +191,11 @@ def _check(app: App, definition: Message, request: Message) -> None:
     """Refuses what cannot work here, and says once what is only ignored."""
     if definition.webhook_config.type or definition.is_server:
         app.tell_once(f"web endpoint `{definition.function_name}` is not served by the local engine")
-    if definition.cloud_bucket_mounts or definition.s3_mounts or definition.shared_volume_mounts:
-        raise unsupported(f"a CloudBucketMount or NetworkFileSystem (`{definition.function_name}`)")
+    name = definition.function_name
+    if definition.cloud_bucket_mounts or definition.s3_mounts:
+        raise unsupported(f"a CloudBucketMount (`{name}`)", _BUCKET_HINT)
+    if definition.shared_volume_mounts:
+        raise unsupported(f"a NetworkFileSystem (`{name}`)", "use a modal.Volume")
     if not 1 <= definition.timeout_secs <= _MAX_TIMEOUT_S:
         raise invalid(f"timeout of `{definition.function_name}` must be between 1 and {_MAX_TIMEOUT_S} seconds")
     for one in [item.function for item in request.function_data.ranked_functions] or [definition]:

@@ -6,7 +6,8 @@ library and that environment's modal, and speaks JSON datagrams over the socket 
 
     engine → server   {"op": "start", "id": ..., "spec": PATH} with two descriptors (stdout, stderr)
                       {"op": "signal", "id": ..., "signal": N}
-    server → engine   {"event": "ready"} · {"event": "started", "id", "pid"} · {"event": "exit", "id", "code"}
+    server → engine   {"event": "ready", "namespaces": BOOL}
+                      {"event": "started", "id", "pid"} · {"event": "exit", "id", "code"}
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ForkServer:
 
     def serve(self) -> dict[str, Any] | None:
         """Serves until the engine closes the socket (None); in a forked child it returns that container's spec."""
-        self._send({"event": "ready"})
+        self._send({"event": "ready", "namespaces": isolation.has_namespaces()})
         while True:
             for descriptor, _ in self._poller.poll():
                 if descriptor != self._control.fileno():

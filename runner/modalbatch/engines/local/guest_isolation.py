@@ -40,6 +40,21 @@ def enter_namespaces() -> bool:
     return True
 
 
+def has_namespaces() -> bool:
+    """Whether the kernel lets a child of ours do what `enter_namespaces` and `mount_folders` do."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if enter_namespaces():
+                _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+                code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return status == 0
+
+
 def mount_folders(binds: list[tuple[str, str, bool]], scratch: str) -> None:
     """Shows (source, target, read_only) at absolute paths; needs `enter_namespaces` and an empty folder `scratch`.
 

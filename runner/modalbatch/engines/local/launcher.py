@@ -26,6 +26,10 @@ from modalbatch.engines.local.service import Service
 from modalbatch.engines.local.wire import failure, proto
 from modalbatch.errors import ModalbatchError
 
+_NO_NAMESPACES = (
+    "containers have no namespaces of their own here: they see each other's processes, and a volume is not at its mount"
+    " path but where the variable MODALBATCH_MOUNTS (JSON, by mount path) says"
+)
 _log = logging.getLogger("modalbatch.engine")
 
 
@@ -92,6 +96,9 @@ class Launcher:
         server = self._provisioner.server(environment)
         try:
             await server.start(container.id, spec_path, [log.write_end for log in logs], ended)
+            if self._is_plain or not server.has_namespaces:
+                self._provisioner.note(_NO_NAMESPACES)
+                function.app.tell_once(_NO_NAMESPACES)
         except ModalbatchError as error:
             container.result = failure(error.message)
             ended(-1)

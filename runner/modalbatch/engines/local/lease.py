@@ -39,6 +39,8 @@ _BACKLOG = 128
 #: How long an engine that is stopping may take before a new command gives up on it.
 _JOIN_LIMIT_S = 30.0
 _RETRY_S = 0.02
+#: Size of `engine.log` at which the next engine begins it anew.
+_MAX_LOG_BYTES = 16 << 20
 #: Versions of modal that the engine is tested with.
 _TESTED = ((1, 4), (1, 7))
 _PR_SET_PDEATHSIG = 1
@@ -57,11 +59,18 @@ class LocalEngine:
     home_id: str
 
     def __init__(
-        self, home: Path, *, containers: int | None = None, linger_s: float = 0.02, chaos: str | None = None
+        self,
+        home: Path,
+        *,
+        containers: int | None = None,
+        linger_s: float = 0.02,
+        silence_s: float = 90.0,
+        chaos: str | None = None,
     ) -> None:
         self._home = Path(home).absolute()
         self._containers = containers
         self._linger_s = linger_s
+        self._silence_s = silence_s
         asked = chaos if chaos is not None else os.environ.get(VARIABLE)
         self._chaos = str(parse(asked)) if asked else None
         self._lease: socket.socket | None = None
@@ -79,7 +88,7 @@ class LocalEngine:
                 raise UnavailableError(f"the local engine of {self._home} neither answers nor ends")
             time.sleep(_RETRY_S)
         self.engine_id = self._record["engine_id"]
-        self._notes += _version_notes()
+        self._notes += version_notes(importlib.metadata.version("modal"))
         return self
 
     def __exit__(
@@ -181,9 +190,12 @@ class LocalEngine:
             "leases": leases.fileno(),
             "containers": self._containers,
             "linger_s": self._linger_s,
+            "silence_s": self._silence_s,
             "uv_path": uv.find_uv_bin(),
         }
-        with (log_folder / "engine.log").open("ab") as log:
+        log_path = log_folder / "engine.log"
+        is_full = log_path.exists() and log_path.stat().st_size > _MAX_LOG_BYTES
+        with log_path.open("wb" if is_full else "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "modalbatch.engines.local.main", json.dumps(options)],
                 pass_fds=[lock, api.fileno(), leases.fileno()],
@@ -237,9 +249,11 @@ def run_command(
     """Runs a command against the engine of a home and returns its exit code (128 + N for a signal N).
 
     SIGINT and SIGTERM go on to the command, which is in a session of its own and gets each exactly once. `tell` gets
-    the summary of the faults that were injected.
+    what a person must know before the command starts, and the summary of the faults that were injected.
     """
     with LocalEngine(home, containers=containers, chaos=chaos) as engine:
+        for note in engine.notes:
+            tell(f"note: {note}")
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         try:
             process = subprocess.Popen(
@@ -329,8 +343,8 @@ def _connect(path: Path) -> socket.socket:
     return made
 
 
-def _version_notes() -> list[str]:
-    version = importlib.metadata.version("modal")
+def version_notes(version: str) -> list[str]:
+    """What a person must know about a version of modal; nothing for one that the engine is tested with."""
     first, last = _TESTED
     if first <= tuple(int(part) for part in version.split(".")[:2]) < last:
         return []

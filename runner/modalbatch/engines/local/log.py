@@ -1,7 +1,8 @@
 """An app's log: what its containers and the engine said. Runs on: laptop.
 
-Owns one file per app, from which every reader reads; memory does not grow with it. An entry's id is the file position
-after it, so a reader that comes back continues exactly where it stopped.
+Owns one file per app, from which every reader reads; memory does not grow with it, and its size has a limit: what
+containers print beyond it is not kept. An entry's id is the file position after it, so a reader that comes back
+continues exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from modalbatch.engines.local.wire import Message, proto
 _LENGTH = struct.Struct(">I")
 #: Bytes of one entry; longer output becomes several entries.
 MAX_ENTRY_BYTES = 65536
+#: Bytes of a log after which only the engine's own words are added.
+MAX_LOG_BYTES = 256 << 20
 
 
 class AppLog:
     """Append-only log of one app."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
         self._path = path
+        self._max_bytes = max_bytes
+        self._is_full = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._is_done = False
 
@@ -43,6 +48,9 @@ class AppLog:
         call_id: str = "",
     ) -> None:
         """Adds an entry; `stream` is a FILE_DESCRIPTOR value (stdout, stderr, or info for the engine's own words)."""
+        is_output = stream != proto.FILE_DESCRIPTOR_INFO
+        if self._is_full and is_output:
+            return
         item = proto.TaskLogs(
             data=text, file_descriptor=stream, timestamp=time.time(), function_call_id=call_id, container_id=task_id
         )
@@ -50,6 +58,10 @@ class AppLog:
         data = batch.SerializeToString()
         with self._path.open("ab") as file:
             file.write(_LENGTH.pack(len(data)) + data)
+            size = file.tell()
+        if is_output and size >= self._max_bytes:
+            self._is_full = True
+            self.write(f"modalbatch: this log has reached {size >> 20} MiB: what is printed from here on is not kept\n")
         self._wake()
 
     def finish(self) -> None:

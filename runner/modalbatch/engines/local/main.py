@@ -95,6 +95,7 @@ async def serve(options: dict[str, Any]) -> None:
         uv_path=options["uv_path"],
         containers=options["containers"],
         linger_s=options["linger_s"],
+        silence_s=options["silence_s"],
         chaos=parse(options["chaos"]) if options["chaos"] else None,
     )
     clock = Clock()
@@ -127,6 +128,7 @@ async def serve(options: dict[str, Any]) -> None:
     gc.freeze()
     await serve_clock(clock, run_folder, os.environ)
     await service.listen(sock=socket.socket(fileno=options["api"]))
+    engine.resume()
     lease_server = await asyncio.start_unix_server(leases.hold, sock=socket.socket(fileno=options["leases"]))
     await leases.all_released.wait()
     lease_server.close()  # who comes now starts the next engine

@@ -1,16 +1,16 @@
 """RPCs about secrets, dicts and queues: small objects with names. Runs on: laptop.
 
-Owns the rule of names shared by all of Modal's objects (`get_or_create`). Dicts are on disk, queues in memory.
+Owns the rule of names shared by all of Modal's objects (`get_or_create`). What has no name
+ends with the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Any
 
 from modalbatch.engines.local.app_service import DEFAULT_ENVIRONMENT, Send
 from modalbatch.engines.local.engine import Engine
@@ -19,6 +19,8 @@ from modalbatch.engines.local.secret import named_secret
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import LONG_POLL_S, Message, Peer, already_exists, message, mint_id, not_found, proto
 
+#: (number, value) of items of a queue.
+Items = list[tuple[int, bytes]]
 _NAMELESS = (proto.OBJECT_CREATION_TYPE_EPHEMERAL, proto.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP)
 
 
@@ -93,6 +95,7 @@ class DictService:
 
     def __init__(self, engine: Engine) -> None:
         self._store = engine.store
+        self._store.drop_nameless("dict")
 
     async def DictGetOrCreate(self, request: Message, peer: Peer) -> Message:
         """A dict by name, or a nameless one."""
@@ -116,7 +119,7 @@ class DictService:
         return message(proto.DictGetByIdResponse, dict_id=request.dict_id, metadata=self._metadata(request.dict_id))
 
     async def DictHeartbeat(self, request: Message, peer: Peer) -> None:
-        """A nameless dict lives as long as the home."""
+        """A nameless dict lives as long as the engine."""
 
     async def DictList(self, request: Message, peer: Peer) -> Message:
         """The named dicts of an environment."""
@@ -175,12 +178,11 @@ class DictService:
 
 
 class QueueService:
-    """`modal.Queue`, in memory: its items do not outlive the engine."""
+    """`modal.Queue`."""
 
     def __init__(self, engine: Engine) -> None:
         self._store = engine.store
-        self._queues: dict[str, dict[bytes, deque[tuple[int, bytes]]]] = defaultdict(lambda: defaultdict(deque))
-        self._n_put = 0
+        self._store.drop_nameless("queue")
         self._changed = asyncio.Event()
 
     async def QueueGetOrCreate(self, request: Message, peer: Peer) -> Message:
@@ -203,53 +205,46 @@ class QueueService:
 
     async def QueueDelete(self, request: Message, peer: Peer) -> None:
         """Removes a queue."""
-        self._queues.pop(request.queue_id, None)
         self._store.drop(request.queue_id)
 
     async def QueuePut(self, request: Message, peer: Peer) -> None:
         """Adds items."""
-        for value in request.values:
-            self._n_put += 1
-            self._queues[request.queue_id][request.partition_key].append((self._n_put, value))
+        self._store.add_items(request.queue_id, request.partition_key, request.values)
         self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _wait(self, items: Any, limit_s: float) -> None:
-        """Returns when `items()` is not empty, or after `limit_s`."""
+    async def _items(self, request: Message, limit_s: float, *, after: int = 0, limit: int = -1) -> Items:
+        """Items of the request's partition, as soon as there are any; empty after `limit_s`."""
         end = time.monotonic() + min(limit_s, LONG_POLL_S)
-        while not items() and (left_s := end - time.monotonic()) > 0:
-            try:
+        while True:
+            items = self._store.items(request.queue_id, request.partition_key, after, limit)
+            left_s = end - time.monotonic()
+            if items or left_s <= 0:
+                return items
+            with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left_s)
-            except asyncio.TimeoutError:
-                return
 
     async def QueueGet(self, request: Message, peer: Peer) -> Message:
         """Takes items out, waiting for the first."""
-        items = self._queues[request.queue_id][request.partition_key]
-        await self._wait(lambda: items, request.timeout)
-        values = [items.popleft()[1] for _ in range(min(len(items), max(1, request.n_values)))]
-        return proto.QueueGetResponse(values=values)
+        items = await self._items(request, request.timeout, limit=max(1, request.n_values))
+        if items:
+            self._store.drop_items(request.queue_id, request.partition_key, last=items[-1][0])
+        return proto.QueueGetResponse(values=[value for _, value in items])
 
     async def QueueLen(self, request: Message, peer: Peer) -> Message:
         """How many items there are, in a partition or in all."""
-        partitions = self._queues[request.queue_id]
-        n_items = sum(map(len, partitions.values())) if request.total else len(partitions[request.partition_key])
-        return proto.QueueLenResponse(len=n_items)
+        part = None if request.total else request.partition_key
+        return proto.QueueLenResponse(len=self._store.n_items(request.queue_id, part))
 
     async def QueueClear(self, request: Message, peer: Peer) -> None:
         """Removes the items of a partition, or all."""
-        if request.all_partitions:
-            self._queues.pop(request.queue_id, None)
-        else:
-            self._queues[request.queue_id][request.partition_key].clear()
+        self._store.drop_items(request.queue_id, None if request.all_partitions else request.partition_key)
 
     async def QueueNextItems(self, request: Message, peer: Peer) -> Message:
         """Items after an entry, without taking them."""
-        items = self._queues[request.queue_id][request.partition_key]
-        last = int(request.last_entry_id or 0)
-        await self._wait(lambda: [item for item in items if item[0] > last], request.item_poll_timeout)
-        found = [proto.QueueItem(value=value, entry_id=str(number)) for number, value in items if number > last]
+        items = await self._items(request, request.item_poll_timeout, after=int(request.last_entry_id or 0))
+        found = [proto.QueueItem(value=value, entry_id=str(number)) for number, value in items]
         return proto.QueueNextItemsResponse(items=found)

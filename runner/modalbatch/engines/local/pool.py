@@ -319,13 +319,17 @@ class Pool:
         """Settles everything about a container that has ended."""
         container.is_dead = True
         self.containers.discard(container)
-        if container.startup_timer is not None:
-            container.startup_timer.cancel()
-        if code and container.reason is Reason.UNKNOWN:
+        for timer in (container.startup_timer, container.silence_timer):
+            if timer is not None:
+                timer.cancel()
+        is_crash = bool(code) and container.reason in (Reason.UNKNOWN, Reason.LOST)
+        if is_crash:
             self._function.tally.count("crash")
-        if code and container.reason is Reason.UNKNOWN and container.result is None:
-            text = f"Runner: container {container.id} exited with code {code}\n"
-            self._function.app.log.write(text, task_id=container.id)
+        if is_crash and container.result is None:
+            why = (
+                f"exited with code {code}" if container.reason is Reason.UNKNOWN else f"was ended: {Reason.LOST.value}"
+            )
+            self._function.app.log.write(f"Runner: container {container.id} {why}\n", task_id=container.id)
         victims, container.running = list(container.running.values()), {}
         # Before its inputs are queued again: that would start the next container at once.
         if not container.is_ready and container.reason not in (Reason.STOP, Reason.CANCEL):

@@ -72,7 +72,7 @@ class Provisioner:
     def spec(self, image_id: str) -> ImageSpec:
         """What an image says. Raises: NOT_FOUND for an id of another engine."""
         if image_id not in self._specs:
-            self._specs[image_id] = read_image(self._layers(image_id), self._python_of_mount)
+            self._specs[image_id] = read_image(image_layers(self._store, image_id), self._python_of_mount)
         return self._specs[image_id]
 
     async def environment(
@@ -123,21 +123,23 @@ class Provisioner:
             self._servers.pop(old).kill()
         return server
 
-    def _layers(self, image_id: str) -> list[Message]:
-        layers: list[Message] = []
-        while image_id:
-            data = self._store.find("image", image_id)
-            if data is None:
-                raise not_found(f"image {image_id} was not made by this engine")
-            layers.insert(0, proto.Image.FromString(data))
-            bases = layers[0].base_images
-            image_id = bases[0].image_id if bases else ""
-        return layers
-
     def _python_of_mount(self, mount_id: str) -> str:
         name = self._store.find("mount-name", f"{mount_id}-name") if mount_id else None
         found = re.search(r"python-build-standalone\D*(\d+\.\d+)", name.decode()) if name else None
         return found[1] if found else ""
+
+
+def image_layers(store: Store, image_id: str) -> list[Message]:
+    """An image's layers, base first. Raises: NOT_FOUND for an id of another home."""
+    layers: list[Message] = []
+    while image_id:
+        data = store.find("image", image_id)
+        if data is None:
+            raise not_found(f"image {image_id} was not made by this engine")
+        layers.insert(0, proto.Image.FromString(data))
+        bases = layers[0].base_images
+        image_id = bases[0].image_id if bases else ""
+    return layers
 
 
 def remove_quietly(path: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from modalbatch.engines.local.blob import BlobServer
 from modalbatch.engines.local.clock import Clock
+from modalbatch.engines.local.prune import KEPT_S
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import proto
 
 _DAY_S = 86_400.0
 _KEEP_RESULTS_S = 7 * _DAY_S
-_KEEP_LOGS_S = 30 * _DAY_S
 
 
 class Retention:
@@ -41,7 +41,7 @@ class Retention:
             if blob_id:
                 self._store.drop(blob_id)
                 self._blobs.path(blob_id).unlink(missing_ok=True)
-        oldest = self._clock.now() - _KEEP_LOGS_S
+        oldest = self._clock.now() - KEPT_S
         for path in self._log_folder.glob("ap-*.log"):
             if path.stat().st_mtime < oldest:
                 path.unlink()

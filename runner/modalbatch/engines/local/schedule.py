@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.call import Call, Input
 from modalbatch.engines.local.clock import Clock, Timer
 from modalbatch.engines.local.cron import Cron
 from modalbatch.engines.local.wire import SUCCESS, Message, proto
@@ -81,7 +81,9 @@ class _Plan:
 class Scheduler:
     """Calls functions when their time has come."""
 
-    def __init__(self, clock: Clock, start: Callable[[Function], Call], save: Callable[[Call], None]) -> None:
+    def __init__(
+        self, clock: Clock, start: Callable[[Function], Call], save: Callable[[Call, list[Input]], None]
+    ) -> None:
         self._clock = clock
         self._start = start
         self._save = save
@@ -128,15 +130,15 @@ class Scheduler:
         call = self._start(function)
         keep, log = call.keep, function.app.log
 
-        def tell(idx: int, output: Message) -> None:
+        def tell(output: Message) -> None:
             if output.result.status != SUCCESS:
                 said = output.result.exception.strip() or "it did not succeed"
                 log.write(f"modalbatch: {label} of `{function.name}`: {said}\n", function_id=function.id)
             if keep is not None:
-                keep(idx, output)
+                keep(output)
 
         call.keep = tell
         item = call.add(0, proto.FunctionInput(args=_NO_ARGUMENTS, data_format=proto.DATA_FORMAT_PICKLE))
-        self._save(call)
+        self._save(call, [item])
         log.write(f"modalbatch: {label} calls `{function.name}` ({call.id})\n", function_id=function.id)
         function.pool.add(item)

@@ -31,6 +31,16 @@ _log = logging.getLogger("modalbatch.engine")
 _CONTAINER_PREFIX = "ta-"
 #: What grpclib and h2 raise in a handler whose caller has left.
 _CALLER_LEFT = ("StreamTerminatedError", "StreamClosedError", "ProtocolError")
+_ELSEWHERE = "run it on Modal; code can tell where it is: MODALBATCH_LOCAL_ENGINE is set on the local engine only"
+#: (beginning of an RPC's name, what people call the feature behind it, what to do); for RPCs that no handler knows.
+_FEATURES = (
+    ("ContainerExec", "running a command in a container", _ELSEWHERE),
+    ("Proxy", "modal.Proxy", _ELSEWHERE),
+    ("Sandbox", "modal.Sandbox", _ELSEWHERE),
+    ("SharedVolume", "modal.NetworkFileSystem", "use a modal.Volume"),
+    ("TunnelStart", "modal.forward", _ELSEWHERE),
+    ("", "this part of Modal", _ELSEWHERE),
+)
 
 
 class Service:
@@ -76,7 +86,7 @@ class Service:
             request = await stream.recv_message()
             peer = self._peer(stream)
             if handler is None:
-                raise unsupported(name)
+                raise _unknown(name)
             if not peer.container_id and stream.metadata.get("x-modal-token-secret") != self._token:
                 raise GRPCError(Status.UNAUTHENTICATED, "this engine belongs to another command: its token differs")
             try:
@@ -118,6 +128,12 @@ class Service:
         assert self._faults is not None
         if self._faults.loses(name, request, reply, int(metadata.get("x-retry-attempt", 0))):
             raise GRPCError(Status.UNAVAILABLE, "chaos: the reply was lost")
+
+
+def _unknown(name: str) -> GRPCError:
+    """The answer to an RPC that no handler knows, in a user's words."""
+    _, feature, hint = next(row for row in _FEATURES if name.startswith(row[0]))
+    return unsupported(f"{feature} ({name})", hint)
 
 
 def _other_end(transport: Any) -> tuple[str, int]:

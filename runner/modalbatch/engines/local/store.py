@@ -1,4 +1,4 @@
-"""What an engine remembers across restarts: objects, names, dict entries, results. Runs on: laptop.
+"""What an engine remembers across restarts: objects, names, dict entries, queue items, calls. Runs on: laptop.
 
 Owns `home/engine/state.db`. Values are serialised messages or JSON; meaning is given by their users. A SIGKILL of the
 engine loses nothing (write-ahead log); only a crash of the machine may lose the last writes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _SCHEMA = """
@@ -17,13 +17,16 @@ create table if not exists object (kind text, id text primary key, data blob, cr
 create table if not exists name (kind text, environment text, name text, id text, created_at real,
     primary key (kind, environment, name)) without rowid;
 create table if not exists entry (dict_id text, key blob, value blob, primary key (dict_id, key));
+create table if not exists item (number integer primary key autoincrement, queue_id text, part blob, value blob);
+create index if not exists item_by_queue on item (queue_id, part, number);
+create table if not exists input (call_id text, idx integer, data blob, primary key (call_id, idx)) without rowid;
 create table if not exists output (call_id text, idx integer, data blob, created_at real,
     primary key (call_id, idx)) without rowid;
 """
 
 
 class Store:
-    """SQLite behind four small tables; every write is its own transaction."""
+    """SQLite behind a few small tables; every write is its own transaction."""
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -55,10 +58,19 @@ class Store:
         return self._db.execute("select id, data from object where kind = ? order by created_at", (kind,)).fetchall()
 
     def drop(self, object_id: str) -> None:
-        """Forgets an object, its names and, for a dict, its entries."""
+        """Forgets an object, its names, and the entries or items in it."""
         self._db.execute("delete from object where id = ?", (object_id,))
         self._db.execute("delete from name where id = ?", (object_id,))
         self._db.execute("delete from entry where dict_id = ?", (object_id,))
+        self._db.execute("delete from item where queue_id = ?", (object_id,))
+
+    def drop_nameless(self, kind: str) -> None:
+        """Forgets the objects of a kind that have no name: whoever made them ended with an earlier engine."""
+        rows = self._db.execute(
+            "select id from object where kind = ? and id not in (select id from name where kind = ?)", (kind, kind)
+        ).fetchall()
+        for (object_id,) in rows:
+            self.drop(object_id)
 
     def bind(self, kind: str, environment: str, name: str, object_id: str) -> None:
         """Gives a name to an object, taking it from another one if need be."""
@@ -111,9 +123,57 @@ class Store:
         """A dict's entries in the order of their first insertion; lazy, single pass."""
         yield from self._db.execute("select key, value from entry where dict_id = ? order by rowid", (dict_id,))
 
+    def add_items(self, queue_id: str, part: bytes, values: Iterable[bytes]) -> None:
+        """Adds items at the end of a queue's partition: all of them, or none if we are killed."""
+        self._db.execute("begin")
+        rows = ((queue_id, part, value) for value in values)
+        self._db.executemany("insert into item (queue_id, part, value) values (?, ?, ?)", rows)
+        self._db.execute("commit")
+
+    def items(self, queue_id: str, part: bytes, after: int = 0, limit: int = -1) -> list[tuple[int, bytes]]:
+        """Items of a partition as (number, value), oldest first, behind the number `after`."""
+        return self._db.execute(
+            "select number, value from item where queue_id = ? and part = ? and number > ? order by number limit ?",
+            (queue_id, part, after, limit),
+        ).fetchall()
+
+    def drop_items(self, queue_id: str, part: bytes | None = None, last: int | None = None) -> None:
+        """Removes the items of a partition up to the number `last`, or all of it, or all of a queue."""
+        self._db.execute(
+            "delete from item where queue_id = ? and part = coalesce(?, part) and number <= coalesce(?, number)",
+            (queue_id, part, last),
+        )
+
+    def n_items(self, queue_id: str, part: bytes | None = None) -> int:
+        """How many items a partition has, or a whole queue."""
+        row = self._db.execute(
+            "select count(*) from item where queue_id = ? and part = coalesce(?, part)", (queue_id, part)
+        ).fetchone()
+        return int(row[0])
+
+    def put_input(self, call_id: str, idx: int, data: bytes) -> None:
+        """Keeps an input of a spawned call until its result."""
+        self._db.execute("insert or replace into input values (?, ?, ?)", (call_id, idx, data))
+
+    def inputs(self) -> list[tuple[str, int, bytes]]:
+        """Inputs without a result as (call, index, data), call by call."""
+        return self._db.execute("select call_id, idx, data from input order by call_id, idx").fetchall()
+
+    def input(self, call_id: str, idx: int) -> bytes | None:
+        """An input that is kept."""
+        row = self._db.execute("select data from input where call_id = ? and idx = ?", (call_id, idx)).fetchone()
+        return row[0] if row else None
+
+    def drop_inputs(self, call_id: str) -> None:
+        """Forgets the inputs of a call."""
+        self._db.execute("delete from input where call_id = ?", (call_id,))
+
     def put_output(self, call_id: str, idx: int, data: bytes) -> None:
-        """Keeps the result of one input of a spawned call."""
+        """Keeps the result of one input of a spawned call, in the place of the input."""
+        self._db.execute("begin")
         self._db.execute("insert or replace into output values (?, ?, ?, ?)", (call_id, idx, data, self._now()))
+        self._db.execute("delete from input where call_id = ? and idx = ?", (call_id, idx))
+        self._db.execute("commit")
 
     def drop_outputs(self, before: float) -> list[bytes]:
         """Forgets results that are older than a unix time; what they were."""

@@ -165,13 +165,13 @@ class VolumeService:
             await asyncio.to_thread(volume.write_file, folder, item.filename, [source], size=size, mode=item.mode)
 
     async def VolumeRemoveFile(self, request: Message, peer: Peer) -> None:
-        """Removes a file, version 1."""
+        """Removes a file or, if asked to, a folder."""
         volume.remove_file(self._engine.volume_folder(request.volume_id), request.path, recursive=request.recursive)
 
     VolumeRemoveFile2 = VolumeRemoveFile
 
     async def VolumeCopyFiles(self, request: Message, peer: Peer) -> None:
-        """Copies files within a volume, version 1."""
+        """Copies files within a volume."""
         folder = self._engine.volume_folder(request.volume_id)
         sources = list(request.src_paths)
         await asyncio.to_thread(volume.copy_files, folder, sources, request.dst_path, recursive=request.recursive)

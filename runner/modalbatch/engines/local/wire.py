@@ -109,9 +109,10 @@ def exhausted(text: str, wait_s: float = 0.0) -> GRPCError:
     return GRPCError(Status.RESOURCE_EXHAUSTED, text, details)
 
 
-def unsupported(what: str) -> GRPCError:
-    """The answer to everything that the engine does not do."""
-    return GRPCError(Status.UNIMPLEMENTED, f"{what} is not supported by modalbatch's local engine")
+def unsupported(what: str, hint: str = "") -> GRPCError:
+    """The answer to everything that the engine does not do; a client reports it at once."""
+    text = f"{what} is not supported by modalbatch's local engine"
+    return GRPCError(Status.UNIMPLEMENTED, f"{text}\nhint: {hint}" if hint else text)
 
 
 def failure(text: str, *, status: int = FAILURE, exit_code: int = 0) -> Message:
