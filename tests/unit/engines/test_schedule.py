@@ -85,7 +85,7 @@ class _Book:
                 definition=api_pb2.Function(schedule=schedule),
                 pool=SimpleNamespace(add=lambda item: self.seen.append((item, clock.now()))),
             )
-        self.scheduler = Scheduler(clock, self._start, lambda call: None)
+        self.scheduler = Scheduler(clock, self._start, lambda call, items: None)
         self.scheduler.renew(self.app)
 
     def _start(self, function):
@@ -166,10 +166,10 @@ def test_a_failure_is_logged_and_the_result_is_kept():
     async def turn():
         book = _Book(_clock(), hourly=_HOURLY)
         kept = []
-        book.keep = lambda idx, output: kept.append(idx)
+        book.keep = lambda output: kept.append(output.idx)
         book.clock.advance(1800)
         failed = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_FAILURE, exception="ValueError('x')")
-        book.call.keep(0, api_pb2.FunctionGetOutputsItem(result=failed))
+        book.call.keep(api_pb2.FunctionGetOutputsItem(result=failed))
         assert book.log[-1] == "modalbatch: Cron('0 * * * *', UTC) of `hourly`: ValueError('x')\n"
         assert kept == [0]
 
