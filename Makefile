@@ -37,7 +37,7 @@ demo: setup ## word counts of 7,957 verses on the local engine; the second time 
 	$(BIN)/modalbatch verify $(DEMO)
 
 test: setup ## the whole test suite; ARGS="tests/unit -k spec" for a part of it
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 engine-versions: setup ## the engine's tests with each minor series of modal; VERSIONS="1.5.5" for one version
 	@.ci/engine-versions

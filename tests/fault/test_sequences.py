@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ HANDLER = """
 import pathlib, time
 
 def work(record, tag):
-    gate = pathlib.Path(__file__).parent / "gate"
-    while record.get("waits") and not gate.exists():
+    folder = pathlib.Path(__file__).parent
+    while record.get("waits") and not (folder / "gate").exists():
+        (folder / "reached").touch()
         time.sleep(0.01)
     return {"key": record["key"], "tag": tag}
 """
@@ -52,9 +54,10 @@ def job_of(tag: str, on_removed: str = "drop") -> Job:
     )
 
 
-def apply(folder: Path, job: Job, run_id: str, engine: str = "") -> dict[str, Any]:
+def apply(folder: Path, job: Job, run_id: str, engine: str = "", n_workers: int = 1) -> dict[str, Any]:
     """One run under an engine that nothing else runs under, so that its sweep goes by nothing but receipts."""
-    outcome = run_job(job, folder, run_id=run_id, engine={"kind": "local", "home": "here", "id": engine or run_id})
+    where = {"kind": "local", "home": "here", "id": engine or run_id}
+    outcome = run_job(job, folder, run_id=run_id, n_workers=n_workers, engine=where)
     assert outcome["exit_code"] == 0, outcome
     return outcome
 
@@ -98,11 +101,14 @@ def test_an_input_removed_and_restored(folder: Path, on_removed: str) -> None:
 def test_a_long_run_beside_a_short_one(folder: Path) -> None:
     write(folder, "c", waits=True)
     job, outcomes = job_of("v1"), []
-    long = threading.Thread(target=lambda: outcomes.append(apply(folder, job, "long", engine="shared")))
+    # Two workers: with one, the split that hangs may come before one that does not.
+    long = threading.Thread(target=lambda: outcomes.append(apply(folder, job, "long", "shared", n_workers=2)))
     long.start()
     sink = ObjectSink(LocalStore(str(folder / "out")))
-    while sum(1 for entry in sink.store.list() if parse_receipt_name(entry.name)) < 2:
-        pass  # the long run has finished two of three, and hangs on the last
+    while (
+        not (folder / "reached").exists() or sum(parse_receipt_name(e.name) is not None for e in sink.store.list()) < 2
+    ):
+        time.sleep(0.01)  # until the long run has finished two of three, and hangs on the last, which it has read
     write(folder, "c")
     apply(folder, job, "short", engine="shared")
     (folder / "gate").touch()
