@@ -29,7 +29,7 @@ import time
 
 def square(record):
     log = os.open(record["calls"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(log, f"{record['file']}\\n".encode())
+    os.write(log, f"{record['file']} {record['n']}\\n".encode())
     os.close(log)
     time.sleep(0.02 if os.path.exists(record["calls"] + ".slow") else 0)
     return {"file": record["file"], "n": record["n"], "square": record["n"] ** 2}
@@ -104,15 +104,22 @@ class Killed:
         receipts = [json.loads(path.read_text()) for path in (self.folder / "out/_modalbatch/receipts").glob("*.json")]
         return {int(Path(item[0]).stem) for receipt in receipts for item in receipt["inputs"]}
 
-    def calls(self) -> Counter[int]:
-        """Calls of the handler so far, by file."""
-        return Counter(map(int, self.calls_path.read_text().split())) if self.calls_path.exists() else Counter()
+    def calls(self) -> list[list[str]]:
+        """File and record of each call of the handler so far."""
+        return [line.split() for line in self.calls_path.read_text().splitlines()] if self.calls_path.exists() else []
+
+    def begun(self) -> Counter[int]:
+        """Attempts so far, by file: each begins with the first record.
+
+        Not calls: an attempt whose driver was killed may still run when the next one's is done.
+        """
+        return Counter(int(file) for file, record in self.calls() if record == "0")
 
 
 #: From what is seen now, whether the moment has come, given what was seen before.
 MOMENTS: dict[str, Callable[[Killed], int]] = {
     "as soon as it is there": lambda job: 1,
-    "in the middle of a split": lambda job: job.calls().total() // 15,
+    "in the middle of a split": lambda job: len(job.calls()) // 15,
     "when a split is done": lambda job: len(job.done()),
 }
 
@@ -127,9 +134,9 @@ def test_whatever_is_killed_the_job_is_finished_and_nothing_done_twice(modalbatc
         while not (MOMENTS[moment](job) > seen and (victims := Family(run.process.pid).pids[target])):
             assert run.process.poll() is None, f"{target}: {run.end()}"
             time.sleep(0.01)
-        done, calls = job.done(), job.calls()
+        done, begun = job.done(), job.begun()
         assert len(done) < N_FILES, f"{target}: the run was over before it"
-        finished |= {file: calls[file] for file in done - set(finished)}
+        finished |= {file: begun[file] for file in done - set(finished)}
         for pid in victims:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -142,7 +149,7 @@ def test_whatever_is_killed_the_job_is_finished_and_nothing_done_twice(modalbatc
     job.slow_path.unlink()
     last = modalbatch("apply", "killed.yaml", "--json")
     assert last.code == 0, last.err
-    assert {file: job.calls()[file] for file in finished} == finished
+    assert {file: job.begun()[file] for file in finished} == finished
     assert modalbatch("verify", "killed.yaml").code == 0
     (work / "out").rename(work / "disturbed")
     assert modalbatch("apply", "killed.yaml").code == 0
