@@ -108,6 +108,10 @@ class Killed:
         """File and record of each call of the handler so far."""
         return [line.split() for line in self.calls_path.read_text().splitlines()] if self.calls_path.exists() else []
 
+    def calls_of(self, files: set[int]) -> list[list[str]]:
+        """The calls for these files."""
+        return [call for call in self.calls() if int(call[0]) in files]
+
     def begun(self) -> Counter[int]:
         """Attempts so far, by file: each begins with the first record.
 
@@ -147,8 +151,12 @@ def test_whatever_is_killed_the_job_is_finished_and_nothing_done_twice(modalbatc
             assert remaining(mark) == []
             run = None
     job.slow_path.unlink()
+    # Nothing is left that could still run: from here on no record of a finished split may be seen again.
+    done = job.done()
+    calls = job.calls_of(done)
     last = modalbatch("apply", "killed.yaml", "--json")
     assert last.code == 0, last.err
+    assert job.calls_of(done) == calls
     assert {file: job.begun()[file] for file in finished} == finished
     assert modalbatch("verify", "killed.yaml").code == 0
     (work / "out").rename(work / "disturbed")

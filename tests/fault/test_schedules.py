@@ -16,7 +16,7 @@ import mutants
 import pytest
 from simulation import Violation, simulate
 
-N_SCHEDULES = int(os.environ.get("MODALBATCH_SCHEDULES", "1200"))
+N_SCHEDULES = int(os.environ.get("MODALBATCH_SCHEDULES", "2000"))
 FIRST_SEED = int(os.environ.get("MODALBATCH_FIRST_SEED", "0"))
 CHUNK = 50
 #: Schedules that a broken variant may survive before it must be caught.
