@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from modalbatch.errors import UsageError
+from modalbatch.units import parse_seconds
 
 #: Where the faults of an engine can be asked for besides `--chaos`.
 VARIABLE = "MODALBATCH_CHAOS"
@@ -25,7 +27,6 @@ _MAX_DELIVERIES, _MAX_LOST = 5, 3
 #: A fault strikes within this time after an input's delivery, or when its output comes, if that is earlier.
 _WITHIN_S = 1.0
 _SHARE = re.compile(r"(\d+\.?\d*|\.\d+)(%?)")
-_DELAY = re.compile(r"(\d+\.?\d*|\.\d+)(ms|s)")
 _EXAMPLE = "preempt=2%,crash=1%,seed=7"
 
 
@@ -100,8 +101,9 @@ def parse(text: str) -> Chaos:
 def _with(chaos: Chaos, name: str, value: str) -> Chaos:
     if name == "seed" and value.isascii() and value.isdigit():
         return replace(chaos, seed=int(value))
-    if name == "delay" and (found := _DELAY.fullmatch(value)):
-        return replace(chaos, delay_s=float(found[1]) / (1000 if found[2] == "ms" else 1))
+    if name == "delay":
+        with suppress(ValueError):
+            return replace(chaos, delay_s=parse_seconds(value))
     if name in FAULTS and (found := _SHARE.fullmatch(value)):
         share = float(found[1]) / (100 if found[2] else 1)
         if share <= 1:
