@@ -82,7 +82,7 @@ class ContainerService:
     async def FunctionGetDynamicConcurrency(self, request: Message, peer: Peer) -> Message:
         """How many inputs at a time, as soon as that changes: the runtime asks again 3 s after each answer."""
         container = self._container(peer)
-        n_inputs = await container.function.pool.concurrency(
+        n_inputs = await container.function.pool.burst.concurrency(
             container, request.target_concurrency, request.max_concurrency, _CONCURRENCY_S
         )
         return proto.FunctionGetDynamicConcurrencyResponse(concurrency=n_inputs)

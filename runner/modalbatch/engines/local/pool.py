@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from modalbatch.engines.local.burst import Burst
 from modalbatch.engines.local.call import Call, Input
 from modalbatch.engines.local.clock import Clock
 from modalbatch.engines.local.container import Container, Reason
@@ -49,16 +50,6 @@ class _Waiter:
     inputs: asyncio.Future[list[Input]]
 
 
-@dataclass(slots=True, eq=False)
-class _Wish:
-    """A container that wants to know how many inputs it should run at a time."""
-
-    container: Container
-    target: int
-    most: int
-    answer: asyncio.Future[int]
-
-
 class Pool:
     """Scheduler of one function."""
 
@@ -78,7 +69,7 @@ class Pool:
         self.gate = Gate(function.name, self, clock.monotonic)
         self._pending = Waiting()
         self._waiters: list[_Waiter] = []
-        self._wishes: list[_Wish] = []
+        self.burst = Burst(lambda: (self.n_running + self.n_pending, self.limit))
         self.containers: set[Container] = set()
         self._crashes = CrashLoop(clock, self.pump)
         #: What inputs fail with while an ephemeral app pauses.
@@ -125,7 +116,7 @@ class Pool:
 
     def pump(self) -> None:
         """Hands waiting inputs to waiting containers, and starts containers for the rest."""
-        self._tell_concurrency()
+        self.burst.tell()
         while self._pending and self._waiters:
             # The least busy one first: a neighbour's second input would wait there for the first.
             waiter = min(self._waiters, key=lambda waiter: len(waiter.container.running))
@@ -178,33 +169,6 @@ class Pool:
         if not container.is_ready:
             container.kill(Reason.STARTUP)
 
-    # -- more than the target
-
-    async def concurrency(self, container: Container, target: int, most: int, limit_s: float) -> int:
-        """Inputs that a container should run at a time, as soon as that differs from what it was told.
-
-        Modal scales out up to `target` inputs a container; what no further container can take goes up to `most`.
-        """
-        wish = _Wish(container, target, most, asyncio.get_running_loop().create_future())
-        self._wishes.append(wish)
-        self._tell_concurrency()
-        try:
-            container.concurrency = await asyncio.wait_for(wish.answer, limit_s)
-        except asyncio.TimeoutError:
-            return container.concurrency or target
-        finally:
-            self._wishes.remove(wish)
-        return container.concurrency
-
-    def _tell_concurrency(self) -> None:
-        if not self._wishes:
-            return
-        busy = self.n_running + len(self._pending)
-        for wish in self._wishes:
-            now = wish.most if busy > self.limit * wish.target else wish.target
-            if now != (wish.container.concurrency or wish.target) and not wish.answer.done():
-                wish.answer.set_result(now)
-
     # -- work out
 
     async def next_inputs(self, container: Container, limit: int, linger_s: float) -> list[Input]:
@@ -256,7 +220,7 @@ class Pool:
             return
         item = container.running.pop(output.input_id, None)
         self._crashes.succeed()
-        self._tell_concurrency()
+        self.burst.tell()
         if item is not None:
             self.finish(item, output.result, data_format=output.data_format, container_id=container.id)
 
@@ -322,26 +286,26 @@ class Pool:
         for timer in (container.startup_timer, container.silence_timer):
             if timer is not None:
                 timer.cancel()
-        is_crash = bool(code) and container.reason in (Reason.UNKNOWN, Reason.LOST)
-        if is_crash:
-            self._function.tally.count("crash")
-        if is_crash and container.result is None:
-            why = (
-                f"exited with code {code}" if container.reason is Reason.UNKNOWN else f"was ended: {Reason.LOST.value}"
-            )
-            self._function.app.log.write(f"Runner: container {container.id} {why}\n", task_id=container.id)
+        if code and container.reason in (Reason.UNKNOWN, Reason.LOST):
+            self._note_crash(container, code)
         victims, container.running = list(container.running.values()), {}
         # Before its inputs are queued again: that would start the next container at once.
         if not container.is_ready and container.reason not in (Reason.STOP, Reason.CANCEL):
             text = f"container failed to start: {container.reason.value or f'exit code {code}'}"
             self._count_failure(container.result or failure(text), is_start=True)
-        elif victims and container.reason is Reason.UNKNOWN:
+        elif victims and container.reason in (Reason.UNKNOWN, Reason.LOST):
             self._count_failure(failure(f"container exited with code {code} again and again"), is_start=False)
         for item in reversed(victims):
             item.stop_timer()
             self._settle(item, container, code)
         container.gone.set()
         self.pump()
+
+    def _note_crash(self, container: Container, code: int) -> None:
+        self._function.tally.count("crash")
+        if container.result is None:
+            why = f"was ended: {Reason.LOST.value}" if container.reason is Reason.LOST else f"exited with code {code}"
+            self._function.app.log.write(f"Runner: container {container.id} {why}\n", task_id=container.id)
 
     def _settle(self, item: Input, container: Container, code: int) -> None:
         """Decides about an input whose container has ended under it."""
