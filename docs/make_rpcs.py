@@ -18,8 +18,8 @@ START, END = "<!-- written by docs/make_rpcs.py; change the services, then `make
 
 def services() -> Iterator[type]:
     """The classes whose methods answer RPCs, file by file."""
-    for path in sorted(FOLDER.glob("*_service.py")):
-        module = importlib.import_module(f"modalbatch.engines.local.{path.stem}")
+    for path in sorted((FOLDER / "services").glob("*.py")):
+        module = importlib.import_module(f"modalbatch.engines.local.services.{path.stem}")
         for name, kind in inspect.getmembers(module, inspect.isclass):
             if name.endswith("Service") and kind.__module__ == module.__name__:
                 yield kind

@@ -12,7 +12,7 @@ import pytest
 from engine_bench import Bench
 
 from modalbatch.engines.local import LocalEngine
-from modalbatch.engines.local.chaos import parse
+from modalbatch.engines.local.faults.chaos import parse
 
 _STRESS = int(os.environ.get("MODALBATCH_STRESS", "100"))
 _CHAOS = "preempt=2%,crash=1%,hang=0.2%,lost-reply=2%,slow=3%,duplicate=3%,delay=50ms,seed=7"

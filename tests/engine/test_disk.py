@@ -12,11 +12,11 @@ import pytest
 from engine_bench import APPS, Bench
 
 from modalbatch.engines.local import LocalEngine
-from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.calls.call import Call
+from modalbatch.engines.local.calls.journal import Journal
+from modalbatch.engines.local.containers.log import AppLog
 from modalbatch.engines.local.function import App, Function
-from modalbatch.engines.local.journal import Journal
 from modalbatch.engines.local.lease import version_notes
-from modalbatch.engines.local.log import AppLog
 from modalbatch.engines.local.prune import KEPT_S, free, pruning
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import proto

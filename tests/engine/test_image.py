@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modalbatch.engines.local.image import expand, read_image
+from modalbatch.engines.local.images.image import expand, read_image
 from modalbatch.engines.local.wire import proto
 
 

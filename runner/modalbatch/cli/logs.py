@@ -49,7 +49,7 @@ def _entries(path: Path) -> Iterator[Json]:
     """Pieces of output in the order in which they came; lazy."""
     from modal_proto import api_pb2
 
-    from modalbatch.engines.local.log import AppLog
+    from modalbatch.engines.local.containers.log import AppLog
 
     names = {api_pb2.FILE_DESCRIPTOR_STDOUT: "stdout", api_pb2.FILE_DESCRIPTOR_STDERR: "stderr"}
     for batch in AppLog(path).read(0):

@@ -307,7 +307,7 @@ def _secret_values(state: Path, name: str) -> dict[str, str]:
     path = state / "secrets" / f"{name}.env"
     if not path.is_file():
         return {}
-    from modalbatch.engines.local.secret import parse_dotenv
+    from modalbatch.engines.local.storage.secret import parse_dotenv
 
     return parse_dotenv(path.read_text(encoding="utf-8"))
 

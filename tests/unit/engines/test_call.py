@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.calls.call import Call
 
 
 def test_a_caller_that_leaves_as_something_comes_is_noticed():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modalbatch.engines.local.chaos import Chaos, parse
+from modalbatch.engines.local.faults.chaos import Chaos, parse
 from modalbatch.errors import UsageError
 
 

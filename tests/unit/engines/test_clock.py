@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from modalbatch.engines.local.clock import Clock, serve_clock
+from modalbatch.engines.local.schedules.clock import Clock, serve_clock
 
 
 def _still() -> Clock:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from modalbatch.engines.local.cron import Cron
+from modalbatch.engines.local.schedules.cron import Cron
 
 
 def _times(expression: str, start: str, n: int, zone: str = "UTC") -> list[str]:

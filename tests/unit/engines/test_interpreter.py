@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modalbatch.engines.local.interpreter import choose_interpreter, own_interpreter
+from modalbatch.engines.local.images.interpreter import choose_interpreter, own_interpreter
 
 OWN = sys.version_info.minor
 #: A minor version that the system has nowhere.

@@ -11,16 +11,16 @@ import pytest
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from modalbatch.engines.local.blob import BlobServer
-from modalbatch.engines.local.call import Call
-from modalbatch.engines.local.caller import CallerWatch
-from modalbatch.engines.local.clock import Clock
-from modalbatch.engines.local.crash import CrashLoop
-from modalbatch.engines.local.limit import Gate
+from modalbatch.engines.local.calls.call import Call
+from modalbatch.engines.local.calls.caller import CallerWatch
+from modalbatch.engines.local.calls.limit import Gate
+from modalbatch.engines.local.calls.retention import Retention
+from modalbatch.engines.local.calls.waiting import Waiting
+from modalbatch.engines.local.containers.crash import CrashLoop
 from modalbatch.engines.local.name import check_environment, check_name
-from modalbatch.engines.local.retention import Retention
+from modalbatch.engines.local.schedules.clock import Clock
+from modalbatch.engines.local.storage.blob import BlobServer
 from modalbatch.engines.local.store import Store
-from modalbatch.engines.local.waiting import Waiting
 
 _DAY_S = 86_400.0
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from modal_proto import api_pb2
 
-from modalbatch.engines.local.clock import Clock
-from modalbatch.engines.local.schedule import Cycle, Scheduler
+from modalbatch.engines.local.schedules.clock import Clock
+from modalbatch.engines.local.schedules.schedule import Cycle, Scheduler
 
 
 def _moment(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modalbatch.engines.local.stream import MAX_WAITING_BYTES, DataStream
+from modalbatch.engines.local.calls.stream import MAX_WAITING_BYTES, DataStream
 from modalbatch.engines.local.wire import proto
 
 

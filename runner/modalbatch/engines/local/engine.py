@@ -16,27 +16,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modalbatch.engines.local.blob import BlobServer
-from modalbatch.engines.local.call import Call
-from modalbatch.engines.local.caller import CallerWatch
-from modalbatch.engines.local.chaos import Chaos
-from modalbatch.engines.local.clock import Clock
-from modalbatch.engines.local.container import Container
-from modalbatch.engines.local.environment import EnvironmentCache, cache_folder
-from modalbatch.engines.local.fault import Faults
+from modalbatch.engines.local.calls.call import Call
+from modalbatch.engines.local.calls.caller import CallerWatch
+from modalbatch.engines.local.calls.journal import Journal
+from modalbatch.engines.local.calls.recent import Recent
+from modalbatch.engines.local.calls.retention import Retention
+from modalbatch.engines.local.containers.container import Container
+from modalbatch.engines.local.containers.launcher import Launcher
+from modalbatch.engines.local.containers.log import AppLog
+from modalbatch.engines.local.containers.pool import Pool
+from modalbatch.engines.local.faults.chaos import Chaos
+from modalbatch.engines.local.faults.fault import Faults
 from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
-from modalbatch.engines.local.journal import Journal
-from modalbatch.engines.local.launcher import Launcher
-from modalbatch.engines.local.log import AppLog
-from modalbatch.engines.local.mount import MountStore
-from modalbatch.engines.local.pool import Pool
-from modalbatch.engines.local.provision import Provisioner
+from modalbatch.engines.local.images.environment import EnvironmentCache, cache_folder
+from modalbatch.engines.local.images.mount import MountStore
+from modalbatch.engines.local.images.provision import Provisioner
 from modalbatch.engines.local.prune import old_logs
-from modalbatch.engines.local.recent import Recent
-from modalbatch.engines.local.retention import Retention
-from modalbatch.engines.local.schedule import Scheduler
+from modalbatch.engines.local.schedules.clock import Clock
+from modalbatch.engines.local.schedules.schedule import Scheduler
+from modalbatch.engines.local.storage.blob import BlobServer
+from modalbatch.engines.local.storage.volume import existing
 from modalbatch.engines.local.store import Store
-from modalbatch.engines.local.volume import existing
 from modalbatch.engines.local.wire import TERMINATED, Message, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
 

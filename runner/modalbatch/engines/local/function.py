@@ -11,12 +11,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from modalbatch.engines.local.log import AppLog
-from modalbatch.engines.local.tally import Tally
+from modalbatch.engines.local.calls.tally import Tally
+from modalbatch.engines.local.containers.log import AppLog
 from modalbatch.engines.local.wire import Message, message, proto
 
 if TYPE_CHECKING:
-    from modalbatch.engines.local.pool import Pool
+    from modalbatch.engines.local.containers.pool import Pool
 
 LIVE_STATES = (
     proto.APP_STATE_INITIALIZING,

@@ -29,7 +29,7 @@ from typing import Any
 
 import uv
 
-from modalbatch.engines.local.chaos import VARIABLE, parse
+from modalbatch.engines.local.faults.chaos import VARIABLE, parse
 from modalbatch.errors import ModalbatchError, UnavailableError
 
 _RUN_PREFIX = "mbe-"

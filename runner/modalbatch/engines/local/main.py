@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modalbatch.engines.local.environment import cache_folder
-from modalbatch.engines.local.forkserver import ForkServer, container_environ
+from modalbatch.engines.local.containers.forkserver import ForkServer, container_environ
+from modalbatch.engines.local.images.environment import cache_folder
 from modalbatch.engines.local.store import Store
 
 
@@ -76,17 +76,18 @@ async def serve(options: dict[str, Any]) -> None:
     home, run_folder = Path(options["home"]), Path(options["run_folder"])
     warm = _warm_server(home)
 
-    from modalbatch.engines.local.app_service import AppService
-    from modalbatch.engines.local.call_service import CallService
-    from modalbatch.engines.local.chaos import parse
-    from modalbatch.engines.local.clock import Clock, serve_clock
-    from modalbatch.engines.local.container_service import ContainerService
     from modalbatch.engines.local.engine import Engine, EngineConfig
-    from modalbatch.engines.local.function_service import FunctionService, ImageService
-    from modalbatch.engines.local.object_service import DictService, QueueService, SecretService
+    from modalbatch.engines.local.faults.chaos import parse
+    from modalbatch.engines.local.schedules.clock import Clock, serve_clock
     from modalbatch.engines.local.service import Service
-    from modalbatch.engines.local.stream_service import StreamService
-    from modalbatch.engines.local.volume_service import VolumeService
+    from modalbatch.engines.local.services.app import AppService
+    from modalbatch.engines.local.services.call import CallService
+    from modalbatch.engines.local.services.container import ContainerService
+    from modalbatch.engines.local.services.function import FunctionService
+    from modalbatch.engines.local.services.image import ImageService
+    from modalbatch.engines.local.services.object import DictService, QueueService, SecretService
+    from modalbatch.engines.local.services.stream import StreamService
+    from modalbatch.engines.local.services.volume import VolumeService
 
     config = EngineConfig(
         home=home,

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modalbatch.engines.local.environment import cache_folder
-from modalbatch.engines.local.image import read_image
-from modalbatch.engines.local.log import MAX_LOG_BYTES
-from modalbatch.engines.local.provision import image_layers
+from modalbatch.engines.local.containers.log import MAX_LOG_BYTES
+from modalbatch.engines.local.images.environment import cache_folder
+from modalbatch.engines.local.images.image import read_image
+from modalbatch.engines.local.images.provision import image_layers
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import proto
 from modalbatch.errors import UnavailableError

@@ -20,7 +20,7 @@ import grpclib.server
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 
-from modalbatch.engines.local.fault import Faults
+from modalbatch.engines.local.faults.fault import Faults
 from modalbatch.engines.local.wire import Details, Message, Peer, proto, refused, unsupported
 from modalbatch.errors import ModalbatchError
 
@@ -102,11 +102,7 @@ class Service:
             except ModalbatchError as error:
                 raise refused(error.render().removeprefix("error: ")) from error
             except Exception as error:
-                if type(error).__name__ in (
-                    "StreamTerminatedError",
-                    "StreamClosedError",
-                    "ProtocolError",
-                ):  # the caller has left
+                if type(error).__name__ in _CALLER_LEFT:
                     raise
                 _log.exception("%s failed", name)
                 # INTERNAL would be retried eight times in silence.

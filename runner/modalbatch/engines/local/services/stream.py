@@ -6,9 +6,9 @@ is confirmed, so an exception never overtakes what was yielded.
 
 from __future__ import annotations
 
-from modalbatch.engines.local.app_service import Send
-from modalbatch.engines.local.call import Call
+from modalbatch.engines.local.calls.call import Call
 from modalbatch.engines.local.engine import Engine
+from modalbatch.engines.local.services.app import Send
 from modalbatch.engines.local.wire import LONG_POLL_S, Message, Peer
 
 #: Bytes after which a caller must confirm what it has: data that it leaves unread blocks its connection.

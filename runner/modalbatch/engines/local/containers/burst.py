@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from modalbatch.engines.local.container import Container
+from modalbatch.engines.local.containers.container import Container
 
 
 @dataclass(slots=True, eq=False)

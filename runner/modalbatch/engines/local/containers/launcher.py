@@ -16,12 +16,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from modalbatch.engines.local.container import Container
+from modalbatch.engines.local.containers.container import Container
+from modalbatch.engines.local.containers.log import MAX_ENTRY_BYTES
 from modalbatch.engines.local.function import App, Function
-from modalbatch.engines.local.image import ImageSpec
-from modalbatch.engines.local.log import MAX_ENTRY_BYTES
-from modalbatch.engines.local.mount import MountStore, Root
-from modalbatch.engines.local.provision import Provisioner, remove_quietly
+from modalbatch.engines.local.images.image import ImageSpec
+from modalbatch.engines.local.images.mount import MountStore, Root
+from modalbatch.engines.local.images.provision import Provisioner, remove_quietly
 from modalbatch.engines.local.service import Service
 from modalbatch.engines.local.wire import failure, proto
 from modalbatch.errors import ModalbatchError

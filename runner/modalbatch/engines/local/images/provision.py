@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from modalbatch.engines.local.environment import EnvironmentCache, EnvironmentSpec
-from modalbatch.engines.local.forkserver import ForkServer, container_environ
-from modalbatch.engines.local.image import ImageSpec, read_image
-from modalbatch.engines.local.interpreter import choose_interpreter
+from modalbatch.engines.local.containers.forkserver import ForkServer, container_environ
+from modalbatch.engines.local.images.environment import EnvironmentCache, EnvironmentSpec
+from modalbatch.engines.local.images.image import ImageSpec, read_image
+from modalbatch.engines.local.images.interpreter import choose_interpreter
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import Message, not_found, proto
 

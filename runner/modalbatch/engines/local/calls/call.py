@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from modalbatch.engines.local.stream import DataStream
+from modalbatch.engines.local.calls.stream import DataStream
 from modalbatch.engines.local.wire import Message
 
 if TYPE_CHECKING:
-    from modalbatch.engines.local.fault import Trial
+    from modalbatch.engines.local.faults.fault import Trial
     from modalbatch.engines.local.function import Function
 
 #: Outputs and their inline bytes in one answer to a map client.

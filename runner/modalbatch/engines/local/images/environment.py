@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modalbatch.engines.local.guest_isolation import die_with_parent
-from modalbatch.engines.local.image import Step
-from modalbatch.engines.local.interpreter import Interpreter
+from modalbatch.engines.local.containers.guest_isolation import die_with_parent
+from modalbatch.engines.local.images.image import Step
+from modalbatch.engines.local.images.interpreter import Interpreter
 from modalbatch.errors import ModalbatchError
 
 #: Raised when the way of building changes, so that old environments are not taken for new ones.

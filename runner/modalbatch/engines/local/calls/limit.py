@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from modalbatch.engines.local.wire import Message, exhausted, invalid
 
 if TYPE_CHECKING:
-    from modalbatch.engines.local.pool import Pool
+    from modalbatch.engines.local.containers.pool import Pool
 
 #: Inputs that a map may have in flight.
 MAX_OUTSTANDING = 1000

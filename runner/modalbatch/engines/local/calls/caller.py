@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from modalbatch.engines.local.call import Call
-from modalbatch.engines.local.clock import Clock
+from modalbatch.engines.local.calls.call import Call
+from modalbatch.engines.local.schedules.clock import Clock
 
 #: A client may be silent for a minute between attempts of an input. With the time between looks it is two minutes.
 _MAX_SILENCE_S, _LOOK_S = 90.0, 30.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from modalbatch.engines.local.call import Call, Input
-from modalbatch.engines.local.clock import Clock, Timer
-from modalbatch.engines.local.cron import Cron
+from modalbatch.engines.local.calls.call import Call, Input
+from modalbatch.engines.local.schedules.clock import Clock, Timer
+from modalbatch.engines.local.schedules.cron import Cron
 from modalbatch.engines.local.wire import SUCCESS, Message, proto
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from modalbatch.engines.local.call import Input
+from modalbatch.engines.local.calls.call import Input
 from modalbatch.engines.local.function import Function
 from modalbatch.engines.local.wire import Message
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from modalbatch.engines.local.call import Call, Input
+from modalbatch.engines.local.calls.call import Call, Input
 
 
 class Waiting:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from modalbatch.engines.local.call import Call, Input
-from modalbatch.engines.local.chaos import Chaos
-from modalbatch.engines.local.container import Container, Reason
+from modalbatch.engines.local.calls.call import Call, Input
+from modalbatch.engines.local.containers.container import Container, Reason
+from modalbatch.engines.local.faults.chaos import Chaos
 from modalbatch.engines.local.function import App
 from modalbatch.engines.local.wire import Message, read_token
 

@@ -33,7 +33,7 @@ _ENTRYPOINT = "modal._container_entrypoint"
 _MAX_MESSAGE_BYTES = 65536
 
 if TYPE_CHECKING:
-    from modalbatch.engines.local import guest_isolation as isolation
+    from modalbatch.engines.local.containers import guest_isolation as isolation
 else:
     _spec = importlib.util.spec_from_file_location("_isolation", Path(__file__).with_name("guest_isolation.py"))
     isolation = importlib.util.module_from_spec(_spec)

@@ -10,7 +10,7 @@ import contextlib
 
 from grpclib import GRPCError
 
-from modalbatch.engines.local.container import Container
+from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.wire import Message, Peer, proto
 

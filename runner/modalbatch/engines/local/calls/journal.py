@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from modalbatch.engines.local.call import Call, Input
+from modalbatch.engines.local.calls.call import Call, Input
 from modalbatch.engines.local.function import Function
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import Message, proto

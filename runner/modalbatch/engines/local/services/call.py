@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from modalbatch.engines.local.call import Call, id_of_input
+from modalbatch.engines.local.calls.call import Call, id_of_input
+from modalbatch.engines.local.calls.limit import MAX_OUTSTANDING
 from modalbatch.engines.local.engine import Engine
-from modalbatch.engines.local.limit import MAX_OUTSTANDING
 from modalbatch.engines.local.wire import (
     LONG_POLL_S,
     SUCCESS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modalbatch.engines.local.clock import Clock
+from modalbatch.engines.local.schedules.clock import Clock
 
 #: Failures in a row from which on there are pauses. In an ephemeral app every waiting input fails then.
 MAX_FAILED_STARTS = 2

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modalbatch.engines.local.blob import BlobServer
-from modalbatch.engines.local.clock import Clock
 from modalbatch.engines.local.prune import KEPT_S
+from modalbatch.engines.local.schedules.clock import Clock
+from modalbatch.engines.local.storage.blob import BlobServer
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import proto
 

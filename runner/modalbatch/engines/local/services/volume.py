@@ -6,11 +6,11 @@ import asyncio
 import json
 from pathlib import Path
 
-from modalbatch.engines.local import volume
-from modalbatch.engines.local.app_service import DEFAULT_ENVIRONMENT, Send
 from modalbatch.engines.local.engine import Engine
-from modalbatch.engines.local.object_service import get_or_create
-from modalbatch.engines.local.provision import remove_quietly
+from modalbatch.engines.local.images.provision import remove_quietly
+from modalbatch.engines.local.services.app import DEFAULT_ENVIRONMENT, Send
+from modalbatch.engines.local.services.object import get_or_create
+from modalbatch.engines.local.storage import volume
 from modalbatch.engines.local.wire import Message, Peer, already_exists, message, not_found, proto
 
 #: Entries in one message of a listing.

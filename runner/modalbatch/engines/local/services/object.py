@@ -12,10 +12,10 @@ import json
 import time
 from collections.abc import Callable
 
-from modalbatch.engines.local.app_service import DEFAULT_ENVIRONMENT, Send
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.name import check_environment, check_name
-from modalbatch.engines.local.secret import named_secret
+from modalbatch.engines.local.services.app import DEFAULT_ENVIRONMENT, Send
+from modalbatch.engines.local.storage.secret import named_secret
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import LONG_POLL_S, Message, Peer, already_exists, message, mint_id, not_found, proto
 

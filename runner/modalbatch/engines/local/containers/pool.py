@@ -12,15 +12,15 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from modalbatch.engines.local.burst import Burst
-from modalbatch.engines.local.call import Call, Input
-from modalbatch.engines.local.clock import Clock
-from modalbatch.engines.local.container import Container, Reason
-from modalbatch.engines.local.crash import CrashLoop
-from modalbatch.engines.local.fault import Faults
+from modalbatch.engines.local.calls.call import Call, Input
+from modalbatch.engines.local.calls.limit import Gate
+from modalbatch.engines.local.calls.waiting import Waiting
+from modalbatch.engines.local.containers.burst import Burst
+from modalbatch.engines.local.containers.container import Container, Reason
+from modalbatch.engines.local.containers.crash import CrashLoop
+from modalbatch.engines.local.faults.fault import Faults
 from modalbatch.engines.local.function import Function
-from modalbatch.engines.local.limit import Gate
-from modalbatch.engines.local.waiting import Waiting
+from modalbatch.engines.local.schedules.clock import Clock
 from modalbatch.engines.local.wire import (
     FAILURE,
     SUCCESS,

@@ -1,0 +1,1 @@
+"""Faults on request: who is hit, and what happens. Runs on: laptop."""

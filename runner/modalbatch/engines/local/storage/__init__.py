@@ -1,0 +1,1 @@
+"""What user code keeps and receives: volumes, blobs, secrets. Runs on: laptop."""
