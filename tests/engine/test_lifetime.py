@@ -102,12 +102,13 @@ def test_a_killed_fork_server_is_replaced_and_its_input_runs_again(home):
             sys.executable, "-c",
             "import modal, time\n"
             "print(modal.Function.from_name('trouble', 'crash').remote('warm', 0))\n"
-            "call = modal.Function.from_name('trouble', 'wait_for').spawn('file'); print('RESULT', call.get())\n",
+            f"call = modal.Function.from_name('trouble', 'wait_for').spawn('{home}/file')\n"
+            "print('RESULT', call.get())\n",
         )  # fmt: skip
-        counter = home / "volumes" / "main" / "trouble" / "file.started"
+        counter = home / "file.started"
         _await_content(counter)
         _kill_and_await(home, _pid(home, "guest_forkserver"))
-        (home / "volumes" / "main" / "trouble" / "file").write_text("go")
+        (home / "file").write_text("go")
         output, _ = client.communicate()
         assert "RESULT 2" in output
 
@@ -116,12 +117,13 @@ def test_a_killed_container_is_as_a_preemption(home):
     with LocalEngine(home) as engine:
         bench = Bench(home, engine)
         bench.modal("deploy", "trouble.py")
-        source = "import modal\nprint('RESULT', modal.Function.from_name('trouble', 'wait_for').remote('file'))\n"
+        wait = f"modal.Function.from_name('trouble', 'wait_for').remote('{home}/file')"
+        source = f"import modal\nprint('RESULT', {wait})\n"
         client = bench.start(sys.executable, "-c", source)
-        counter = home / "volumes" / "main" / "trouble" / "file.started"
+        counter = home / "file.started"
         _await_content(counter)
         _kill_and_await(home, max(pid for pid in processes_of(home) if "guest_forkserver" in _command(pid)))
-        (home / "volumes" / "main" / "trouble" / "file").write_text("go")
+        (home / "file").write_text("go")
         output, _ = client.communicate()
         assert "RESULT 2" in output
 
@@ -130,14 +132,15 @@ def test_a_container_that_stands_still_is_replaced(home):
     with LocalEngine(home, silence_s=4.0) as engine:  # the runtime is silent for 3 s between two heartbeats
         bench = Bench(home, engine)
         bench.modal("deploy", "trouble.py")
-        source = "import modal\nprint('RESULT', modal.Function.from_name('trouble', 'wait_for').remote('file'))\n"
+        wait = f"modal.Function.from_name('trouble', 'wait_for').remote('{home}/file')"
+        source = f"import modal\nprint('RESULT', {wait})\n"
         client = bench.start(sys.executable, "-c", source)
-        counter = home / "volumes" / "main" / "trouble" / "file.started"
+        counter = home / "file.started"
         _await_content(counter)
         os.kill(max(pid for pid in processes_of(home) if "guest_forkserver" in _command(pid)), signal.SIGSTOP)
         while counter.stat().st_size < 2:
             time.sleep(0.05)
-        (home / "volumes" / "main" / "trouble" / "file").write_text("go")
+        (home / "file").write_text("go")
         output, _ = client.communicate()
         assert "RESULT 2" in output
         assert "was ended: it was not heard of for too long" in bench.modal("app", "logs", "trouble")
@@ -150,8 +153,8 @@ done.get()
 many = modal.Queue.from_name('q', create_if_missing=True)
 many.put_many([1, 2, 3]); many.put(4, partition='p'); many.get()
 modal.Dict.from_name('d', create_if_missing=True)['k'] = 'v'
-call = modal.Cls.from_name('trouble', 'Waiter')(name='file').wait.spawn()
-stopped = modal.Cls.from_name('trouble', 'Waiter')(name='other').wait.spawn()
+call = modal.Cls.from_name('trouble', 'Waiter')(path={0!r} + '/file').wait.spawn()
+stopped = modal.Cls.from_name('trouble', 'Waiter')(path={0!r} + '/other').wait.spawn()
 stopped.cancel()
 print('CALLS', done.object_id, call.object_id, stopped.object_id)
 """
@@ -169,18 +172,17 @@ except Exception as error:
 
 
 def test_what_was_acknowledged_survives_a_killed_engine_and_one_that_ends(home):
-    folder = home / "volumes" / "main" / "trouble"
     with LocalEngine(home) as engine:
         bench = Bench(home, engine)
         bench.modal("deploy", "trouble.py")
-        calls = bench.python(_ACKNOWLEDGED).split("CALLS ")[1].split()
-        _await_content(folder / "file.started")
+        calls = bench.python(_ACKNOWLEDGED.format(str(home))).split("CALLS ")[1].split()
+        _await_content(home / "file.started")
         os.kill(_pid(home, "engines.local.main"), signal.SIGKILL)
         await_none(home)
     with LocalEngine(home):
-        while (folder / "file.started").stat().st_size < 2:
+        while (home / "file.started").stat().st_size < 2:
             time.sleep(0.01)
-    (folder / "file").write_text("go")
+    (home / "file").write_text("go")
     with LocalEngine(home) as engine:
         output = Bench(home, engine).python(_REMEMBERED.format(*calls))
         assert "QUEUE [2, 3] 4 0 v\nDONE 1\nCALL 3\nSTOPPED RemoteError\n" in output

@@ -8,7 +8,7 @@ import time
 import modal
 
 app = modal.App("storm")
-marks = modal.Volume.from_name("storm-marks", create_if_missing=True)
+marks = modal.Dict.from_name("storm-marks", create_if_missing=True)
 VALUE, RAISES, RAISES_ONCE, EXITS_ONCE, HANGS_ONCE = "value", "raises", "raises once", "exits once", "hangs once"
 
 
@@ -19,19 +19,11 @@ def behaviours(n):
     return [*drawn[:-4], RAISES, RAISES_ONCE, EXITS_ONCE, HANGS_ONCE]
 
 
-def is_first(name):
-    try:
-        os.close(os.open(f"/marks/{name}", os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return False
-    return True
-
-
-@app.function(volumes={"/marks": marks}, retries=modal.Retries(max_retries=9, initial_delay=0.0), timeout=2)
+@app.function(retries=modal.Retries(max_retries=9, initial_delay=0.0), timeout=2)
 def weather(name, number, behaviour):
     if behaviour == RAISES:
         raise ValueError(number)
-    if behaviour != VALUE and is_first(f"{name}-{number}"):
+    if behaviour != VALUE and marks.put(f"{name}-{number}", True, skip_if_exists=True):
         if behaviour == RAISES_ONCE:
             raise ValueError(number)
         if behaviour == EXITS_ONCE:
@@ -40,19 +32,18 @@ def weather(name, number, behaviour):
     return number
 
 
-@app.function(volumes={"/marks": marks}, timeout=2)
+@app.function(timeout=2)
 def once(name):
     """How often it has run, without any retry."""
-    with open(f"/marks/{name}", "a") as file:
-        file.write("x")
-    return os.path.getsize(f"/marks/{name}")
+    marks[name] = marks.get(name, 0) + 1
+    return marks[name]
 
 
-@app.function(volumes={"/marks": marks})
+@app.function()
 def meet(name, n):
     """Waits until `n` containers run it."""
-    open(f"/marks/{name}-{os.environ['MODAL_TASK_ID']}", "w").close()
-    while len(found := [entry for entry in os.listdir("/marks") if entry.startswith(name)]) < n:
+    marks[f"{name}-{os.environ['MODAL_TASK_ID']}"] = True
+    while len(found := [mark for mark in marks.keys() if mark.startswith(name)]) < n:  # noqa: SIM118
         time.sleep(0.01)
     return len(found)
 

@@ -62,10 +62,9 @@ def nap(x):
     time.sleep(x)
 
 
-@app.function(volumes={"/shared": modal.Volume.from_name("trouble", create_if_missing=True)})
-def wait_for(name):
-    """Waits for a file; the number of the attempt that saw it."""
-    path = f"/shared/{name}"
+@app.function()
+def wait_for(path):
+    """Waits for a file of this machine; the number of the attempt that saw it."""
     with open(f"{path}.started", "a") as file:
         file.write("x")
     while not os.path.exists(path):
@@ -73,13 +72,13 @@ def wait_for(name):
     return os.path.getsize(f"{path}.started")
 
 
-@app.cls(volumes={"/shared": modal.Volume.from_name("trouble", create_if_missing=True)})
+@app.cls()
 class Waiter:
-    name: str = modal.parameter()
+    path: str = modal.parameter()
 
     @modal.method()
     def wait(self):
-        return wait_for.local(self.name)
+        return wait_for.local(self.path)
 
 
 @app.function()

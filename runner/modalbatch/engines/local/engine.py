@@ -35,6 +35,7 @@ from modalbatch.engines.local.prune import old_logs
 from modalbatch.engines.local.schedules.clock import Clock
 from modalbatch.engines.local.schedules.schedule import Scheduler
 from modalbatch.engines.local.storage.blob import BlobServer
+from modalbatch.engines.local.storage.view import Views
 from modalbatch.engines.local.storage.volume import existing
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import TERMINATED, Message, message, mint_id, not_found, proto
@@ -88,6 +89,8 @@ class Engine:
             log_folder=state / "logs",
             environ=environ,
         )
+        # With faults on request the worst case counts: what is not committed is lost with its container.
+        self.views = Views(config.home / "volumes" / ".views", self.volume_folder, None if config.chaos else clock)
         self.launcher = Launcher(
             provisioner=self.provisioner,
             mounts=self.mounts,
@@ -95,6 +98,7 @@ class Engine:
             engine_id=config.engine_id,
             secret=self.secret,
             volume_folder=self.volume_folder,
+            views=self.views,
             layout=self.layout,
             # For a kernel that allows namespaces but not what is done in them.
             is_plain=environ.get("MODALBATCH_NO_NAMESPACES") == "1",
@@ -412,6 +416,7 @@ class Engine:
         if stops:
             await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=3)
         self.provisioner.close()
+        await self.views.finish()
         await self.blobs.close()
         for task in list(self._tasks):
             task.cancel()

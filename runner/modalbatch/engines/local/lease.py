@@ -249,10 +249,11 @@ def run_command(
     """Runs a command against the engine of a home and returns its exit code (128 + N for a signal N).
 
     SIGINT and SIGTERM go on to the command, which is in a session of its own and gets each exactly once. `tell` gets
-    what a person must know before the command starts, and the summary of the faults that were injected.
+    what a person must know, before the command starts and after its end, and the summary of injected faults.
     """
     with LocalEngine(home, containers=containers, chaos=chaos) as engine:
-        for note in engine.notes:
+        told = engine.notes
+        for note in told:
             tell(f"note: {note}")
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         try:
@@ -274,6 +275,8 @@ def run_command(
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+    for note in [note for note in engine.notes if note not in told]:
+        tell(f"note: {note}")
     if engine.summary:
         tell(engine.summary)
     return code if code >= 0 else 128 - code

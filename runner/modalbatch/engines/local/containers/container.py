@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from modalbatch.engines.local.calls.call import Input
+from modalbatch.engines.local.containers.guest_isolation import Bind
 from modalbatch.engines.local.function import Function
 from modalbatch.engines.local.wire import Message
 
@@ -55,6 +56,8 @@ class Container:
     created_at: float = field(default_factory=time.time)
     #: Sends a signal to its first process; set once there is one.
     send_signal: Callable[[int], None] | None = None
+    #: Mounts folders in it anew; set with `send_signal`.
+    remount: Callable[[Sequence[Bind]], Awaitable[int]] | None = None
     released: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     startup_timer: asyncio.TimerHandle | None = None

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modalbatch.engines.local.containers.guest_isolation import Bind
 from modalbatch.errors import ModalbatchError
 
 _SCRIPT = Path(__file__).with_name("guest_forkserver.py")
@@ -37,13 +40,14 @@ class ForkServer:
         self._error_path = error_path
         self._exits: dict[str, Callable[[int], None]] = {}
         self._is_dead = False
-        #: Whether the kernel gives its containers namespaces; true until it is known.
-        self.has_namespaces = True
+        #: Whether the kernel gives its containers namespaces, and overlays in them; known when it is ready.
+        self.has_namespaces = self.has_overlays = False
+        self._mounts: deque[asyncio.Future[int]] = deque()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, error_path.open("wb") as errors:
             self._process = subprocess.Popen(
-                # The last argument is for people: it shows in `ps` which home a container belongs to.
+                # The last argument shows in `ps` which home a container belongs to.
                 [python, _SCRIPT, str(theirs.fileno()), str(os.getpid()), error_path],
                 env=dict(environ),
                 pass_fds=[theirs.fileno()],
@@ -65,14 +69,26 @@ class ForkServer:
         """Containers that run in it."""
         return len(self._exits)
 
-    async def start(
-        self, container_id: str, spec_path: Path, descriptors: list[int], on_exit: Callable[[int], None]
-    ) -> None:
-        """Forks a container; `on_exit` gets its exit code, negative for a signal.
+    async def ready(self) -> None:
+        """Returns when containers can start.
 
         Raises: ModalbatchError when the environment cannot run Modal's runtime.
         """
         await asyncio.shield(self._ready)
+
+    async def mount(self, container_id: str, binds: Sequence[Bind], scratch: str) -> int:
+        """Mounts folders of a container anew; errno, 0 for success."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        request = {"op": "mount", "id": container_id, "binds": binds, "scratch": scratch}
+        try:
+            self._socket.send(json.dumps(request).encode())
+        except OSError:
+            return errno.ESRCH
+        self._mounts.append(done)
+        return await done
+
+    def start(self, container_id: str, spec_path: Path, descriptors: list[int], on_exit: Callable[[int], None]) -> None:
+        """Forks a container; `on_exit` gets its exit code, negative for a signal. Order: when it is ready."""
         self._exits[container_id] = on_exit
         request = json.dumps({"op": "start", "id": container_id, "spec": str(spec_path)}).encode()
         try:
@@ -108,12 +124,19 @@ class ForkServer:
 
     def _handle(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready" and not self._ready.done():
-            self.has_namespaces = event["namespaces"]
+            self.has_namespaces, self.has_overlays = event["namespaces"], event["overlays"]
             self._ready.set_result(None)
+        elif event["event"] == "mounted":
+            self._answer_mount(event["code"])
         elif event["event"] == "exit":
             on_exit = self._exits.pop(event["id"], None)
             if on_exit is not None:
                 on_exit(event["code"])
+
+    def _answer_mount(self, code: int) -> None:
+        done = self._mounts.popleft()
+        if not done.done():  # whoever asked may have left
+            done.set_result(code)
 
     def _close(self) -> None:
         if self._is_dead:
@@ -127,6 +150,8 @@ class ForkServer:
             said = self._error_path.read_text(errors="replace").strip()
             self._ready.set_exception(ModalbatchError(f"the image's environment cannot run modal:\n{said}"))
             self._ready.exception()  # marked as seen: nobody may be waiting
+        while self._mounts:
+            self._answer_mount(errno.ESRCH)
         exits, self._exits = self._exits, {}
         for on_exit in exits.values():
             on_exit(-signal.SIGKILL)

@@ -6,14 +6,17 @@ library and that environment's modal, and speaks JSON datagrams over the socket 
 
     engine → server   {"op": "start", "id": ..., "spec": PATH} with two descriptors (stdout, stderr)
                       {"op": "signal", "id": ..., "signal": N}
-    server → engine   {"event": "ready", "namespaces": BOOL}
+                      {"op": "mount", "id": ..., "binds": [...], "scratch": PATH}
+    server → engine   {"event": "ready", "namespaces": BOOL, "overlays": BOOL}
                       {"event": "started", "id", "pid"} · {"event": "exit", "id", "code"}
+                      {"event": "mounted", "id", "code"}, one for each request, in their order
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import gc
 import importlib
 import importlib.util
@@ -50,9 +53,13 @@ class ForkServer:
         self._poller = select.poll()
         self._poller.register(control.fileno(), select.POLLIN)
 
-    def serve(self) -> dict[str, Any] | None:
-        """Serves until the engine closes the socket (None); in a forked child it returns that container's spec."""
-        self._send({"event": "ready", "namespaces": isolation.has_namespaces()})
+    def serve(self, folder: str) -> dict[str, Any] | None:
+        """Serves until the engine closes the socket (None); in a forked child it returns that container's spec.
+
+        `folder` is on the file system of the home.
+        """
+        namespaces, overlays = isolation.probe(folder)
+        self._send({"event": "ready", "namespaces": namespaces, "overlays": overlays})
         while True:
             for descriptor, _ in self._poller.poll():
                 if descriptor != self._control.fileno():
@@ -63,6 +70,9 @@ class ForkServer:
                     return None
                 if message["op"] == "signal":
                     self._signal(message["id"], message["signal"])
+                    continue
+                if message["op"] == "mount":
+                    self._mount(message)
                     continue
                 spec = self._start(message, descriptors)
                 if spec is not None:
@@ -94,6 +104,11 @@ class ForkServer:
         if pid is not None:  # our own child that was not waited for: the number cannot have been reused
             # Stopping the keeper alone would stop nothing else; its group is the whole container.
             (os.killpg if number == signal.SIGSTOP else os.kill)(pid, number)
+
+    def _mount(self, message: dict[str, Any]) -> None:
+        pid = self._pids.get(message["id"])
+        code = errno.ESRCH if pid is None else isolation.mount_anew(pid, message["binds"], message["scratch"])
+        self._send({"event": "mounted", "id": message["id"], "code": code})
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -139,7 +154,7 @@ def become_container(request: dict[str, Any]) -> None:
 
 def _mount(spec: dict[str, Any]) -> None:
     try:
-        isolation.mount_folders([(source, target, ro) for source, target, ro in spec["binds"]], spec["scratch"])
+        isolation.mount_folders(spec["binds"], spec["scratch"])
         isolation.mount_proc()
     except OSError as error:
         os.write(2, f"Runner: folders are not mounted: {error}\n".encode())
@@ -211,7 +226,7 @@ def main() -> None:
     gc.freeze()
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    request = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
+    request = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve(str(Path(sys.argv[3]).parent))
     if request is not None:
         become_container(request)
         runpy.run_module(_ENTRYPOINT, run_name="__main__", alter_sys=True)

@@ -6,9 +6,12 @@ under the interpreter of an image's environment, where modalbatch is not install
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -16,6 +19,11 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x0002_0000, 0x1000_0000, 0x2000_0
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_RDONLY, _MS_REMOUNT = 4096, 16384, 1 << 18, 1, 32
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+#: An errno that mounts do not have.
+_NO_OVERLAYS = 254
+
+#: (source, target, read only, layer): `layer` is empty, or a folder with `upper` and `work` that takes what is written.
+Bind = tuple[str, str, bool, str]
 
 
 def die_with_parent() -> None:
@@ -40,23 +48,30 @@ def enter_namespaces() -> bool:
     return True
 
 
-def has_namespaces() -> bool:
-    """Whether the kernel lets a child of ours do what `enter_namespaces` and `mount_folders` do."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            if enter_namespaces():
-                _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-                code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return status == 0
+def probe(folder: str) -> tuple[bool, bool]:
+    """Whether the kernel gives a child of ours namespaces, and in them overlays over folders like this one."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for name in ("lower", "upper", "work", "shown"):
+            os.mkdir(f"{place}/{name}")  # noqa: PTH102
+        code = _run_in_child(lambda: _try_mounts(place))
+        with contextlib.suppress(OSError):
+            os.chmod(f"{place}/work/work", 0o700)  # noqa: PTH101
+    return code in (0, _NO_OVERLAYS), code == 0
 
 
-def mount_folders(binds: list[tuple[str, str, bool]], scratch: str) -> None:
-    """Shows (source, target, read_only) at absolute paths; needs `enter_namespaces` and an empty folder `scratch`.
+def _try_mounts(place: str) -> int:
+    if not enter_namespaces():
+        return 1
+    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    try:
+        _show((f"{place}/lower", f"{place}/shown", False, place), f"{place}/shown")
+    except OSError:
+        return _NO_OVERLAYS
+    return 0
+
+
+def mount_folders(binds: list[Bind], scratch: str) -> None:
+    """Shows folders and files at absolute paths; needs `enter_namespaces` and an empty folder `scratch`.
 
     Missing mount points are made in the namespace only, never on the host's disk.
 
@@ -64,14 +79,72 @@ def mount_folders(binds: list[tuple[str, str, bool]], scratch: str) -> None:
     """
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     ours: set[str] = set()
-    if any(not os.path.exists(target) for _, target, _ in binds):  # noqa: PTH110
+    if any(not os.path.exists(bind[1]) for bind in binds):  # noqa: PTH110
         _move_to_copy_of_root(scratch)
         ours.add("/")
-    for source, target, read_only in sorted(binds, key=lambda bind: bind[1]):
-        _make_mount_point(target, os.path.isdir(source), ours)  # noqa: PTH112
+    for bind in sorted(binds, key=lambda bind: bind[1]):
+        _make_mount_point(bind[1], os.path.isdir(bind[0]), ours)  # noqa: PTH112
+        _show(bind, bind[1])
+
+
+def mount_anew(pid: int, binds: list[Bind], scratch: str) -> int:
+    """Replaces what another container shows at the binds' targets; errno, EBUSY when it uses something in there."""
+    return _run_in_child(lambda: _replace_mounts(pid, binds, scratch))
+
+
+def _replace_mounts(pid: int, binds: list[Bind], scratch: str) -> int:
+    for name, kind in (("user", _CLONE_NEWUSER), ("mnt", _CLONE_NEWNS)):
+        path = f"/proc/{pid}/ns/{name}"
+        if os.path.samefile(path, f"/proc/self/ns/{name}"):  # noqa: PTH121
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        if _LIBC.setns(descriptor, kind) != 0:
+            return ctypes.get_errno()
+        os.close(descriptor)
+    # The namespace's own root, not the container's: what it mounted cannot hide sources from us.
+    root = scratch if os.path.ismount(scratch) else ""
+    for bind in binds:
+        target = root + bind[1]
+        if _LIBC.umount2(target.encode(), 0) != 0:
+            return ctypes.get_errno()
+        _show(bind, target)
+    return 0
+
+
+def _run_in_child(work: Callable[[], int]) -> int:
+    """What `work` returns in a process of its own, or the errno of its failure; at most 255."""
+    child = os.fork()
+    if child == 0:
+        code = 255
+        try:
+            code = work()
+        except OSError as error:
+            code = error.errno or code
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) & 0xFF
+
+
+def _show(bind: Bind, target: str) -> None:
+    """Mounts one bind at a place that is there."""
+    source, _, read_only, layer = bind
+    if not layer:
         _mount(source, target, None, _MS_BIND | _MS_REC)
         if read_only:
             _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+        return
+    folders = {"lowerdir": source, "upperdir": f"{layer}/upper", "workdir": f"{layer}/work"}
+    # `volatile`: nobody mounts a layer again after a crash, so the kernel need not write it to the disk.
+    options = ",".join([*(f"{name}={_escape(path)}" for name, path in folders.items()), "volatile"])
+    try:
+        _mount("overlay", target, "overlay", 0, f"{options},metacopy=off,redirect_dir=off,index=off")
+    except PermissionError:
+        _mount("overlay", target, "overlay", 0, f"{options},userxattr")  # in a user namespace: those are off
+
+
+def _escape(path: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\:," else letter for letter in path)
 
 
 def mount_proc() -> None:
@@ -82,9 +155,11 @@ def mount_proc() -> None:
         return
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
-    names = [text.encode() if text is not None else None for text in (source, target, kind)]
-    if _LIBC.mount(*names, ctypes.c_ulong(flags), None) != 0:
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    source_, target_, kind_, options_ = (
+        os.fsencode(t) if t is not None else None for t in (source, target, kind, options)
+    )
+    if _LIBC.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"mount {source} on {target}: {os.strerror(error)}")
 

@@ -17,18 +17,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modalbatch.engines.local.containers.container import Container
+from modalbatch.engines.local.containers.guest_isolation import Bind
 from modalbatch.engines.local.containers.log import MAX_ENTRY_BYTES
 from modalbatch.engines.local.function import App, Function
 from modalbatch.engines.local.images.image import ImageSpec
 from modalbatch.engines.local.images.mount import MountStore, Root
 from modalbatch.engines.local.images.provision import Provisioner, remove_quietly
 from modalbatch.engines.local.service import Service
+from modalbatch.engines.local.storage.view import Views
 from modalbatch.engines.local.wire import failure, proto
 from modalbatch.errors import ModalbatchError
 
 _NO_NAMESPACES = (
     "containers have no namespaces of their own here: they see each other's processes, and a volume is not at its mount"
     " path but where the variable MODALBATCH_MOUNTS (JSON, by mount path) says"
+)
+_NO_OVERLAYS = (
+    "volumes are shared folders here: what a container writes is seen by all at once, without commit and reload; the"
+    " kernel, or the file system of the home, has no overlays for us"
 )
 _log = logging.getLogger("modalbatch.engine")
 
@@ -45,6 +51,7 @@ class Launcher:
         engine_id: str,
         secret: Callable[[str], Mapping[str, str]],
         volume_folder: Callable[[str], Path],
+        views: Views,
         layout: Callable[[App], object],
         is_plain: bool,
     ) -> None:
@@ -54,63 +61,88 @@ class Launcher:
         self._engine_id = engine_id
         self._secret = secret
         self._volume_folder = volume_folder
+        self._views = views
         self._layout = layout
         self._is_plain = is_plain
-        self._starts: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         #: Set when the service exists: it serves the containers' sockets too.
         self.service: Service
-        (run_folder / "root").mkdir(exist_ok=True)
+        #: Becomes the root of containers that need folders which this machine lacks.
+        self._scratch = run_folder / "root"
+        self._scratch.mkdir(exist_ok=True)
 
     def launch(self, container: Container) -> None:
         """Starts a container in the background; its pool hears of the end, whatever it is."""
-        task = asyncio.ensure_future(self._start(container))
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
+        self._keep(asyncio.ensure_future(self._start(container)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _start(self, container: Container) -> None:
         function = container.function
         socket_path = self._run_folder / container.id
+        listener: asyncio.AbstractServer | None = None
         try:
             environment = await self._provisioner.environment(
                 function.definition.image_id, self._secret, function.app.tell_once
             )
             listener = await self.service.listen(str(socket_path))
+            server = self._provisioner.server(environment)
+            await server.ready()
+            mounts = await self._mount_volumes(container, isolated=server.has_overlays and not self._is_plain)
+            spec_path = self._write_spec(container, environment, socket_path, mounts)
         except Exception as error:
             _log.exception("cannot prepare %s", container.id)
             text = error.message if isinstance(error, ModalbatchError) else repr(error)
             container.result = failure(text)
+            self._clean_up(container, listener)
             function.pool.on_exit(container, -1)
             return
-        spec_path = self._write_spec(container, environment, socket_path)
+        if self._is_plain or not server.has_namespaces:
+            self._provisioner.note(_NO_NAMESPACES)
+            function.app.tell_once(_NO_NAMESPACES)
+        elif function.definition.volume_mounts and not server.has_overlays:
+            function.app.tell_once(_NO_OVERLAYS)
         logs = [LogPipe(container, stream) for stream in (proto.FILE_DESCRIPTOR_STDOUT, proto.FILE_DESCRIPTOR_STDERR)]
 
         def ended(code: int) -> None:
             for log in logs:
                 log.close()
-            listener.close()
-            for suffix in ("", ".spec", ".args"):
-                remove_quietly(socket_path.with_name(container.id + suffix))
-            shutil.rmtree(socket_path.with_name(f"{container.id}.work"), ignore_errors=True)
+            self._clean_up(container, listener)
             function.pool.on_exit(container, code)
 
-        server = self._provisioner.server(environment)
-        try:
-            await server.start(container.id, spec_path, [log.write_end for log in logs], ended)
-            if self._is_plain or not server.has_namespaces:
-                self._provisioner.note(_NO_NAMESPACES)
-                function.app.tell_once(_NO_NAMESPACES)
-        except ModalbatchError as error:
-            container.result = failure(error.message)
-            ended(-1)
-            return
-        finally:
-            for log in logs:
-                os.close(log.write_end)
+        server.start(container.id, spec_path, [log.write_end for log in logs], ended)
+        for log in logs:
+            os.close(log.write_end)
         container.send_signal = lambda number: server.signal(container.id, number)
+        scratch = str(self._scratch)
+        container.remount = lambda binds: server.mount(container.id, binds, scratch)
         if container.is_draining and not container.is_ready:  # stopped while it was being prepared
             container.kill(container.reason)
 
-    def _write_spec(self, container: Container, environment: Path, socket_path: Path) -> Path:
+    def _clean_up(self, container: Container, listener: asyncio.AbstractServer | None) -> None:
+        """Takes back what a container was given."""
+        if listener is not None:
+            listener.close()
+        for suffix in ("", ".spec", ".args"):
+            remove_quietly(self._run_folder / f"{container.id}{suffix}")
+        shutil.rmtree(self._run_folder / f"{container.id}.work", ignore_errors=True)
+        self._keep(asyncio.ensure_future(self._views.close(container.id)))
+
+    async def _mount_volumes(self, container: Container, *, isolated: bool) -> list[Bind]:
+        """How a container's volumes are mounted: each with what it writes apart, or as the one shared folder."""
+        binds = []
+        for mount in container.function.definition.volume_mounts:
+            if isolated:
+                binds.append(await self._views.open(container.id, mount))
+            else:
+                folder = self._volume_folder(mount.volume_id) / (mount.sub_path or "").lstrip("/")
+                folder.mkdir(parents=True, exist_ok=True)
+                binds.append((str(folder), mount.mount_path.rstrip("/"), mount.read_only, ""))
+        return binds
+
+    def _write_spec(self, container: Container, environment: Path, socket_path: Path, mounts: list[Bind]) -> Path:
         function, d = container.function, container.function.definition
         arguments = proto.ContainerArguments(
             task_id=container.id,
@@ -125,13 +157,15 @@ class Launcher:
         arguments_path.write_bytes(arguments.SerializeToString())
         image = self._provisioner.spec(d.image_id)
         root = self._mounts.root(d.mount_ids, image.copies)
-        binds = self._binds(container, root, image)
+        binds = mounts + self._binds(container, root, image, mounts)
         environ = self._environ(function, environment, image)
         environ |= {
             "MODAL_SERVER_URL": f"unix://{socket_path}",
             "MODAL_TASK_ID": container.id,
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(arguments_path),
-            "MODALBATCH_MOUNTS": json.dumps({target: source for source, target, _ in binds}),
+            "MODALBATCH_MOUNTS": json.dumps(
+                {target: target if layer else source for source, target, _, layer in binds}
+            ),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(root.home), environ.get("PYTHONPATH", "")])),
         }
         spec = {
@@ -141,24 +175,20 @@ class Launcher:
             "binds": binds,
             "namespaces": not self._is_plain,
             "path": environ["PYTHONPATH"].split(os.pathsep),
-            "scratch": str(self._run_folder / "root"),
+            "scratch": str(self._scratch),
         }
         spec_path = socket_path.with_name(f"{container.id}.spec")
         spec_path.write_text(json.dumps(spec))
         return spec_path
 
-    def _binds(self, container: Container, root: Root, image: ImageSpec) -> list[tuple[str, str, bool]]:
-        binds = [(source, target, False) for source, target in root.binds]
-        for mount in container.function.definition.volume_mounts:
-            folder = self._volume_folder(mount.volume_id) / (mount.sub_path or "").lstrip("/")
-            folder.mkdir(parents=True, exist_ok=True)
-            binds.append((str(folder), mount.mount_path.rstrip("/"), mount.read_only))
-        targets = [target for _, target, _ in binds]
+    def _binds(self, container: Container, root: Root, image: ImageSpec, mounts: list[Bind]) -> list[Bind]:
+        binds = [(source, target, False, "") for source, target in root.binds]
+        targets = [bind[1] for bind in binds + mounts]
         work = image.workdir
         if work and not Path(work).is_dir() and not any(work == t or work.startswith(f"{t}/") for t in targets):
             folder = self._run_folder / f"{container.id}.work"
             folder.mkdir()
-            binds.append((str(folder), work, False))
+            binds.append((str(folder), work, False, ""))
         return binds
 
     def _environ(self, function: Function, environment: Path, image: ImageSpec) -> dict[str, str]:

@@ -6,12 +6,13 @@ import asyncio
 import json
 from pathlib import Path
 
+from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.images.provision import remove_quietly
 from modalbatch.engines.local.services.app import DEFAULT_ENVIRONMENT, Send
 from modalbatch.engines.local.services.object import get_or_create
 from modalbatch.engines.local.storage import volume
-from modalbatch.engines.local.wire import Message, Peer, already_exists, message, not_found, proto
+from modalbatch.engines.local.wire import Message, Peer, already_exists, message, not_found, proto, refused
 
 #: Entries in one message of a listing.
 _LIST_BATCH = 500
@@ -85,11 +86,28 @@ class VolumeService:
         self._engine.store.put("volume", request.volume_id, json.dumps(facts).encode())
 
     async def VolumeCommit(self, request: Message, peer: Peer) -> Message:
-        """Everybody sees the same folder: there is nothing to do."""
+        """Shows everybody what a container has written."""
+        container = self._user(request.volume_id, peer)
+        try:
+            await self._engine.views.commit(container.id, request.volume_id)
+        except OSError as error:
+            raise refused(f"the volume cannot be committed: {error}") from error
         return message(proto.VolumeCommitResponse, skip_reload=True)
 
     async def VolumeReload(self, request: Message, peer: Peer) -> None:
-        """Everybody sees the same folder: there is nothing to do."""
+        """Shows a container what everybody has committed, its own changes included."""
+        container = self._user(request.volume_id, peer)
+        assert container.remount is not None
+        await self._engine.views.reload(container.id, request.volume_id, container.remount)
+
+    def _user(self, volume_id: str, peer: Peer) -> Container:
+        """The container that asks. Raises: an error when it does not mount the volume."""
+        container = self._engine.container(peer.container_id) if peer.container_id else None
+        mounts = container.function.definition.volume_mounts if container else []
+        if container is None or volume_id not in [mount.volume_id for mount in mounts]:
+            name = self._engine.volume_metadata(volume_id).name or volume_id
+            raise refused(f"volume `{name}` is not mounted here: only containers that mount it commit and reload it")
+        return container
 
     async def VolumeHeartbeat(self, request: Message, peer: Peer) -> None:
         """A nameless volume lives as long as the engine."""

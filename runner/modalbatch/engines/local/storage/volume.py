@@ -1,7 +1,7 @@
 """Volumes: plain folders under `home/volumes/<environment>/<name>`. Runs on: laptop.
 
-Owns their files: listing, reading, writing, copying, removing, all kept inside the volume's folder. Commit and reload
-have nothing to do here, since every container sees the same folder; that is one way in which a laptop is kinder.
+Owns the committed files, as clients outside of containers list, read, write, copy and remove them, all kept inside the
+volume's folder. A file is replaced, never written in place: snapshots share it.
 """
 
 from __future__ import annotations
@@ -93,11 +93,18 @@ def copy_files(folder: Path, sources: list[str], target_path: str, *, recursive:
         place = target / source.name if into else target
         place.parent.mkdir(parents=True, exist_ok=True)
         if not source.is_dir():
-            shutil.copy2(source, place)
+            _copy_file(source, place)
         elif recursive:
-            shutil.copytree(source, place, dirs_exist_ok=True)
+            shutil.copytree(source, place, dirs_exist_ok=True, copy_function=_copy_file)
         else:
             raise invalid(f"{path!r} is a folder: copying it needs `recursive`")
+
+
+def _copy_file(source: str | Path, place: str | Path) -> None:
+    handle, draft = tempfile.mkstemp(prefix=".modalbatch-", dir=Path(place).parent)
+    os.close(handle)
+    shutil.copy2(source, draft)
+    Path(draft).replace(place)
 
 
 def _entry(folder: Path, path: Path) -> Message:
