@@ -187,10 +187,24 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(app):
     connection.close()
 
 
-def test_wsgi_and_a_server_of_ones_own(app):
+def test_wsgi(app):
     assert fetch(f"{app['old']}/path", b"body")[2] == b"/path body"
-    assert fetch(f"{app['server']}/hostname")[2] == Path("/etc/hostname").read_bytes()
-    assert fetch(f"{app['server']}/nowhere")[0] == 404
+
+
+def test_a_program_that_is_a_server(bench, monkeypatch):
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("WEB_PORT", str(port))
+    bench.modal("deploy", "web_server.py")
+    url = bench.python("import modal; print(modal.Function.from_name('web-server', 'server').get_web_url())").strip()
+    has_eth0 = Path("/sys/class/net/eth0").exists()  # Modal's runtime wants it by this name
+    if has_eth0:
+        assert fetch(f"{url}/passwd")[2] == Path("/etc/passwd").read_bytes()
+    assert fetch(f"{url}/nowhere")[0] == (404 if has_eth0 else 500)
+    log = "\n".join(path.read_text(errors="replace") for path in (bench.home / "engine" / "logs").glob("ap-*.log"))
+    assert f"`server` listens on port {port} of this machine, on every network: one container at a time" in log
+    assert has_eth0 != ("web_server `server` cannot start: " in log)
+    bench.modal("app", "stop", "web-server", "--yes")
 
 
 def test_failures_answer_at_once(app):
@@ -288,10 +302,10 @@ def test_proxy_tokens(bench, app):
 def test_proxy_tokens_of_the_command_line(bench, app):
     if "No such command" in bench.modal("workspace", "proxy-tokens", "--help", code=None):
         return  # an older client has no command for them
-    made = json.loads(bench.modal("workspace", "proxy-tokens", "create", "--name", "my own", "--json"))
+    made = json.loads(bench.modal("workspace", "proxy-tokens", "create", "--json"))
     headers = {"Modal_Key": made["Modal-Key"], "Modal_Secret": made["Modal-Secret"]}
     assert fetch(app["secret"], b"{}", Content_Type="application/json", **headers)[0] == 200
-    assert "my own" in bench.modal("workspace", "proxy-tokens", "list", "--json")
+    assert made["Modal-Key"] in bench.modal("workspace", "proxy-tokens", "list", "--json")
     bench.modal("workspace", "proxy-tokens", "delete", made["Modal-Key"], "--yes")
     assert fetch(app["secret"], b"{}", Content_Type="application/json", **headers)[0] == 401
 
@@ -333,7 +347,13 @@ def test_a_deployed_app_keeps_its_urls_and_stopping_it_closes_them(home):
         bench = Bench(home, engine)
         assert look_up(bench) == first  # which waits until the engine is up
         assert json.loads(fetch(first["hello"])[2]) == {"hello": "world"}
+        connection = connect(first["raw"])
+        connection.request("GET", f"/wait?{uuid.uuid4().hex}")
+        response = connection.getresponse()
+        assert response.read(5) == b"first"
         bench.modal("app", "stop", "web", "--yes")
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            response.read()
         assert not any(map(is_open, first.values()))
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 
@@ -210,12 +209,6 @@ def old():
 
 
 @app.function()
-@modal.web_server(28461)
-def server():
-    subprocess.Popen([sys.executable, "-m", "http.server", "28461", "--directory", "/etc"])
-
-
-@app.function()
 @modal.asgi_app()
 def broken():
     raise RuntimeError("no app")
@@ -227,9 +220,7 @@ def plain():
 
 
 def urls():
-    found = {
-        name: globals()[name].get_web_url() for name in ("hello", "secret", "raw", "slow", "old", "server", "broken")
-    }
+    found = {name: globals()[name].get_web_url() for name in ("hello", "secret", "raw", "slow", "old", "broken")}
     return found | {"greet": Greeter().greet.get_web_url()}
 
 

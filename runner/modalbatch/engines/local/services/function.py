@@ -35,7 +35,9 @@ _SURE_RETRIES = 10
 _BUCKET_HINT = (
     "a job of modalbatch reads and writes buckets directly: `source: s3://…`, `sink: s3://…`; other code can with boto3"
 )
-_SERVER_HINT = "Modal's runtime looks for it there; `@modal.asgi_app` and `@modal.wsgi_app` need none"
+_NO_ETH0 = (
+    "Modal's runtime looks for it at the network interface eth0, which is not here; asgi_app and wsgi_app need none"
+)
 
 
 class FunctionService:
@@ -214,11 +216,11 @@ def _check(app: App, definition: Message, request: Message) -> None:
 
 
 def _check_web(app: App, definition: Message) -> None:
-    """Refuses what the runtime could not do on this machine, where containers share the network."""
+    """Says what is different on a machine whose network all containers share."""
     name = definition.function_name.removesuffix(".*")
     for port in server_ports(definition):
         if not Path("/sys/class/net/eth0").exists():
-            raise unsupported(f"a web_server (`{name}`) on a machine without a network interface eth0", _SERVER_HINT)
+            app.tell_once(f"web_server `{name}` cannot start: {_NO_ETH0}")
         app.tell_once(f"`{name}` listens on port {port} of this machine, on every network: one container at a time")
     if any(part.webhook_config.custom_domains for _, part in web_parts(definition)):
         app.tell_once(f"custom domains of `{name}` are ignored")

@@ -83,8 +83,10 @@ class Site:
             response = refuse(HTTPStatus.TOO_MANY_REQUESTS, str(error.message))
         path, _ = asgi.split_target(request.raw_path)
         took_ms = (time.monotonic() - started_at) * 1000
+        # As output of the app, so that the limit of its log counts these lines.
         self.function.app.log.write(
             f"   {request.method} {path} -> {response.status} {response.reason}  (duration: {took_ms:.1f} ms)\n",
+            stream=proto.FILE_DESCRIPTOR_STDOUT,
             function_id=self.function.id,
         )
         return response
