@@ -38,6 +38,7 @@ from modalbatch.engines.local.storage.blob import BlobServer
 from modalbatch.engines.local.storage.view import Views
 from modalbatch.engines.local.storage.volume import existing
 from modalbatch.engines.local.store import Store
+from modalbatch.engines.local.web.site import Web
 from modalbatch.engines.local.wire import TERMINATED, Message, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
 
@@ -110,6 +111,7 @@ class Engine:
         self.scheduler = Scheduler(
             clock, lambda f: self.add_call(f, is_sync=False, is_map=False), self.journal.add_inputs
         )
+        self.web = Web(self)
         self.callers = CallerWatch(clock, lambda: self._calls)
         self._watches: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,7 +133,8 @@ class Engine:
         for function_id, data in self.store.all("function"):
             request = proto.FunctionCreateRequest.FromString(data)
             if request.app_id in self.apps:
-                self.add_function(self.apps[request.app_id], request.function, function_id)
+                function = self.add_function(self.apps[request.app_id], request.function, function_id)
+                self.web.open(function, function.definition)
         for app in self.apps.values():
             self.scheduler.renew(app)
         for bound_id, data in self.store.all("bound"):
@@ -141,6 +144,7 @@ class Engine:
 
     def resume(self) -> None:
         """Takes up the calls that an earlier engine has left open; needs a service that containers can reach."""
+        self.run(self.web.start)
         for call in self.journal.unfinished(self.find_function):
             self._keep_outputs(call)
             if self.faults is not None:
@@ -236,7 +240,7 @@ class Engine:
             self.store.drop(app.id)
             for function_id in app.functions:
                 self.store.drop(function_id)
-        await asyncio.gather(*[function.pool.stop() for function in app.functions.values()])
+        await asyncio.gather(self.web.close(app), *[function.pool.stop() for function in app.functions.values()])
         app.state, app.stopped_at = proto.APP_STATE_STOPPED, self.clock.now()
         for function_id in app.functions:
             self._functions.pop(function_id, None)
@@ -294,6 +298,7 @@ class Engine:
                 function.definition = staged
             if changed or (app.deployed_at and function.id not in current):
                 function.pool.retire()
+        self.run(lambda: self.web.close_unused(app))
         for function_id in current:
             self.function(function_id).pool.keep_warm()
 
@@ -413,8 +418,8 @@ class Engine:
         """Stops everything: apps gracefully for a moment, then all processes at once."""
         self._is_closing = True
         stops = [self._stop_for_good(app) for app in self.apps.values() if app.is_live]
-        if stops:
-            await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=3)
+        stops.append(self.web.close())
+        await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=3)
         self.provisioner.close()
         await self.views.finish()
         await self.blobs.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,9 @@ class Function:
 
     @property
     def max_containers(self) -> int:
-        """The limit that the app sets; 0 for none."""
+        """The limit that the app sets; 0 for none. A program that listens on a port of this machine can run once."""
+        if server_ports(self.definition):
+            return 1
         return self._setting("max_containers", self.definition.concurrency_limit)
 
     @property
@@ -163,6 +166,7 @@ class Function:
             proto.FunctionHandleMetadata,
             function_name=d.function_name,
             function_type=d.function_type,
+            web_url=d.web_url,
             is_method=d.is_method,
             definition_id="de-" + self.id[3:],
             app_id=self.app.id,
@@ -179,6 +183,7 @@ class Function:
                     is_method=True,
                     function_type=method.function_type,
                     use_method_name=name,
+                    web_url=method.web_url,
                     function_schema=method.function_schema,
                     supported_input_formats=method.supported_input_formats,
                     supported_output_formats=method.supported_output_formats,
@@ -198,11 +203,30 @@ class Function:
             function_type=d.function_type,
             is_class=d.is_class,
             is_method=d.is_method,
+            web_url=d.web_url,
+            webhook_config=d.webhook_config,
+            method_definitions=d.method_definitions,
+            method_definitions_set=d.method_definitions_set,
             timeout_secs=d.timeout_secs,
             class_parameter_info=d.class_parameter_info,
             function_schema=d.function_schema,
             autoscaler_settings=d.autoscaler_settings,
         )
+
+
+def web_parts(definition: Message) -> Iterator[tuple[str, Message]]:
+    """What of a function is on the web: (method or nothing, the message with its `webhook_config` and `web_url`)."""
+    if definition.webhook_config.type:
+        yield "", definition
+    for name, method in definition.method_definitions.items():
+        if method.webhook_config.type:
+            yield name, method
+
+
+def server_ports(definition: Message) -> list[int]:
+    """The ports of this machine that programs of a function listen on."""
+    configs = [part.webhook_config for _, part in web_parts(definition)]
+    return [config.web_server_port for config in configs if config.type == proto.WEBHOOK_TYPE_WEB_SERVER]
 
 
 def definition_hash(definition: Message) -> bytes:

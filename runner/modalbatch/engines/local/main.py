@@ -87,6 +87,7 @@ async def serve(options: dict[str, Any]) -> None:
     from modalbatch.engines.local.services.image import ImageService
     from modalbatch.engines.local.services.object import DictService, QueueService, SecretService
     from modalbatch.engines.local.services.stream import StreamService
+    from modalbatch.engines.local.services.token import TokenService
     from modalbatch.engines.local.services.volume import VolumeService
 
     config = EngineConfig(
@@ -114,6 +115,7 @@ async def serve(options: dict[str, Any]) -> None:
         SecretService,
         DictService,
         QueueService,
+        TokenService,
     )
     service = Service(
         [kind(engine) for kind in kinds],

@@ -73,6 +73,8 @@ class Call:
     keep: Callable[[Message], None] | None = None
     #: What a generator yields to a caller that waits.
     stream: DataStream | None = None
+    #: What the HTTP client of a web function sends; only such calls have one.
+    body: DataStream | None = None
     #: Requests for outputs so far; a caller that hangs up makes no more.
     n_polls: int = 0
     #: Outputs of a map that the client has not acknowledged, with their numbers.
@@ -139,6 +141,11 @@ class Call:
     def is_held_back(self) -> bool:
         """Whether there is a result that must wait until the caller confirms what was yielded before it."""
         return self._last is not None and self.stream is not None and not self.stream.is_confirmed
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether an HTTP client may have a part of the answer, so that running again would mix two answers."""
+        return self.body is not None and self.stream is not None and self.stream.n_put > 0
 
     def open_stream(self) -> DataStream:
         """The stream of chunks, from the first use on."""

@@ -6,6 +6,7 @@ Owns their order, and how many of them somebody waits for: Modal's limits differ
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from modalbatch.engines.local.calls.call import Call, Input
 
@@ -39,7 +40,11 @@ class Waiting:
 
     def take(self, call: Call | None = None) -> list[Input]:
         """Takes the inputs of a call, or all."""
-        taken = [item for item in self._items if call is None or item.call.id == call.id]
-        self._items = deque(item for item in self._items if call is not None and item.call.id != call.id)
+        return self.take_if(lambda item: call is None or item.call.id == call.id)
+
+    def take_if(self, accept: Callable[[Input], bool]) -> list[Input]:
+        """Takes the inputs that a test accepts."""
+        taken = [item for item in self._items if accept(item)]
+        self._items = deque(item for item in self._items if not accept(item))
         self.n_sync -= sum(item.call.is_sync for item in taken)
         return taken

@@ -108,7 +108,7 @@ class Pool:
         """Queues an input; `first` for one that lost its container."""
         if not self._function.app.is_live or item.call.is_cancelled:
             self.finish(item, Result(status=TERMINATED, exception="the app was stopped"))
-        elif self._broken is not None and self._crashes.is_pausing:
+        elif self._broken is not None and self._crashes.is_pausing and self._fails_at_once(item):
             self.finish(item, self._broken, data_format=0)
         elif self._faults is None or not self._faults.delays(item, self.add):
             (self._pending.appendleft if first else self._pending.append)(item)
@@ -314,13 +314,15 @@ class Pool:
             self.finish(item, failure(f"input {item.id} hit its timeout of {limit_s}s", status=TIMEOUT))
         elif item.call.is_cancelled or not self._function.app.is_live:
             self.finish(item, Result(status=TERMINATED, exception="the input was cancelled"))
+        elif item.call.is_begun:
+            self.finish(item, failure("the container ended while it answered", exit_code=code & 0xFF))
         elif container.reason in (Reason.TIMEOUT, Reason.CANCEL, Reason.PREEMPT):  # or the neighbour of who was meant
             self.add(item, first=True)
         else:
             # Once for free, as after a preemption; a poison input must not take containers for ever. In a deployed app
             # it does, on Modal too: only the pauses get longer.
             item.n_crashes += 1
-            if self._function.app.deployed_at or item.n_crashes % 2:
+            if not self._fails_at_once(item) or item.n_crashes % 2:
                 self.add(item, first=True)
             else:
                 text = f"container exited with code {code} while it ran the input"
@@ -332,14 +334,17 @@ class Pool:
         if not app.is_live or not self._crashes.fail(is_start=is_start, is_deployed=bool(app.deployed_at)):
             return
         pause_s = self._crashes.pause()
+        self._broken = result
+        for item in self._pending.take_if(self._fails_at_once):
+            self.finish(item, result, data_format=0)
         if app.deployed_at:
             said = "fail to start" if is_start else "crash"
             name = self._function.name
             app.log.write(f"modalbatch: containers of `{name}` {said} again and again: next try in {pause_s:g} s\n")
-            return
-        self._broken = result
-        for item in self._pending.take():
-            self.finish(item, result, data_format=0)
+
+    def _fails_at_once(self, item: Input) -> bool:
+        """Whether crashes count for an input: a deployed app's waits, unless it is a request over HTTP."""
+        return not self._function.app.deployed_at or item.call.body is not None
 
     def retire(self) -> None:
         """Lets every container end after what it does now: its definition is out of date."""

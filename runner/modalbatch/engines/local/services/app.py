@@ -73,7 +73,7 @@ class AppService:
         app = self._engine.add_app(
             environment=request.environment_name or DEFAULT_ENVIRONMENT,
             name=request.description,
-            state=request.app_state or proto.APP_STATE_EPHEMERAL,
+            state=request.app_state or proto.APP_STATE_INITIALIZING,
             tags=request.tags,
         )
         if app.state != proto.APP_STATE_DEPLOYED:

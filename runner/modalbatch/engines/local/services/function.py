@@ -5,10 +5,11 @@ Owns the checks that need the whole definition; refuses what would silently not 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from modalbatch.engines.local.engine import Engine
-from modalbatch.engines.local.function import App, Function
+from modalbatch.engines.local.function import App, Function, server_ports, web_parts
 from modalbatch.engines.local.schedules.schedule import Cycle
 from modalbatch.engines.local.services.app import DEFAULT_ENVIRONMENT
 from modalbatch.engines.local.wire import (
@@ -33,6 +34,9 @@ _MAX_DELAY_MS = 60_000
 _SURE_RETRIES = 10
 _BUCKET_HINT = (
     "a job of modalbatch reads and writes buckets directly: `source: s3://…`, `sink: s3://…`; other code can with boto3"
+)
+_NO_ETH0 = (
+    "Modal's runtime looks for it at the network interface eth0, which is not here; asgi_app and wsgi_app need none"
 )
 
 
@@ -73,6 +77,8 @@ class FunctionService:
         function = self._engine.find_function(request.existing_function_id)
         if function is None:
             function = self._engine.add_function(app, definition, request.existing_function_id)
+        self._engine.web.open(function, definition)
+        await self._engine.web.start()
         function.stage(definition)
         shown = Function(id=function.id, app=app, definition=definition)
         return message(
@@ -187,9 +193,10 @@ def _shown(kind: Any, function: Function) -> Message:
 
 def _check(app: App, definition: Message, request: Message) -> None:
     """Refuses what cannot work here, and says once what is only ignored."""
-    if definition.webhook_config.type or definition.is_server:
-        app.tell_once(f"web endpoint `{definition.function_name}` is not served by the local engine")
     name = definition.function_name
+    if definition.is_server:
+        app.tell_once(f"server `{name}` is not served by the local engine")
+    _check_web(app, definition)
     if definition.cloud_bucket_mounts or definition.s3_mounts:
         raise unsupported(f"a CloudBucketMount (`{name}`)", _BUCKET_HINT)
     if definition.shared_volume_mounts:
@@ -206,6 +213,17 @@ def _check(app: App, definition: Message, request: Message) -> None:
         definition.schedule.CopyFrom(request.schedule)
     if definition.schedule.WhichOneof("schedule_oneof"):
         _check_schedule(app, definition)
+
+
+def _check_web(app: App, definition: Message) -> None:
+    """Says what is different on a machine whose network all containers share."""
+    name = definition.function_name.removesuffix(".*")
+    for port in server_ports(definition):
+        if not Path("/sys/class/net/eth0").exists():
+            app.tell_once(f"web_server `{name}` cannot start: {_NO_ETH0}")
+        app.tell_once(f"`{name}` listens on port {port} of this machine, on every network: one container at a time")
+    if any(part.webhook_config.custom_domains for _, part in web_parts(definition)):
+        app.tell_once(f"custom domains of `{name}` are ignored")
 
 
 def _check_gpu(name: str, gpu: Message) -> None:
