@@ -218,13 +218,13 @@ def test_failures_answer_at_once(app):
 
 def test_what_containers_and_requests_say_is_in_the_log(bench, app):
     fetch(f"{app['raw']}/fail")
-    lines = ["KeyError: 'missing'", "   GET /fail -> 500 Internal Server Error  (duration: "]
+    lines = [b"KeyError: 'missing'", b"   GET /fail -> 500 Internal Server Error  (duration: "]
     while not all(line in _log(bench) for line in lines):
         time.sleep(0.01)
 
 
-def _log(bench: Bench) -> str:
-    return "".join(path.read_text() for path in (bench.home / "engine" / "logs").glob("ap-*.log"))
+def _log(bench: Bench) -> bytes:
+    return b"".join(path.read_bytes() for path in (bench.home / "engine" / "logs").glob("ap-*.log"))
 
 
 def test_after_a_crash_the_next_container_reads_the_body_again(app):
