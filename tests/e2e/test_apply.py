@@ -163,3 +163,18 @@ def test_foreign_data_and_other_jobs_are_refused_until_told_otherwise(modalbatch
     assert (refused.code, refused.err.splitlines()[1]) == (2, "error: the sink `out/` belongs to job `squares`")
     assert modalbatch("apply", "squares.yaml", "--adopt").code == 0
     assert (squares / "mine.txt").read_text() == "keep me"
+
+
+def test_a_rehearsal_with_faults_ends_like_any_other_run(modalbatch, squares, work):
+    for name in "cdefgh":
+        write_records(work / f"data/{name}.jsonl", [{"n": n} for n in range(5)])
+    done = modalbatch("apply", "squares.yaml", "--chaos", "crash=30%,preempt=20%,lost-reply=20%,seed=5")
+    assert done.code == 0, done.err
+    summary = done.err.splitlines()[-1]
+    assert re.match(r"chaos \(seed 5\): (?!nothing)", summary), done.err
+    assert sorted(item["n"] for item in live_records(squares)) == sorted([*range(5)] * 8)
+    assert modalbatch("verify", "squares.yaml").code == 0
+    words = ("apply", "squares.yaml", "--engine", "modal", "--chaos", "crash=1%")
+    refused = modalbatch(*words, MODAL_TOKEN_ID="ak-1", MODAL_TOKEN_SECRET="as-1")
+    assert refused.code == 2
+    assert "`--chaos` is the local engine's" in refused.err

@@ -25,6 +25,7 @@ from modalbatch.job import Job
 @click.option("--into-existing", is_flag=True, help="Write beside data that is not of modalbatch.")
 @click.option("--adopt", is_flag=True, help="Take over a sink of another job or environment.")
 @click.option("--force", is_flag=True, help="Start even while another run of this job is active.")
+@click.option("--chaos", metavar="FAULTS", help="Rehearse with faults, local engine only: preempt=2%,crash=1%,seed=7.")
 @click.option("--verbose", is_flag=True, help="Show what containers print.")
 @click.option("-e", "--env", "environment", metavar="NAME", help="Modal environment.")
 @json_option
@@ -42,6 +43,7 @@ def command(
     into_existing: bool,
     adopt: bool,
     force: bool,
+    chaos: str | None,
     verbose: bool,
 ) -> int:
     """Do what is missing of SPEC: plan, run, follow, publish.
@@ -61,6 +63,8 @@ def command(
     choice = choose_engine(engine, os.environ)
     if detach and choice.kind == "local":
         raise UsageError("the local engine ends with its command: `--detach` needs Modal", hint="--engine modal")
+    if chaos is not None and choice.kind != "local":
+        raise UsageError("`--chaos` is the local engine's: Modal takes no requests for faults", hint="--engine local")
     target = load_target(spec)
     wish = Wish(
         keep=keep,
@@ -80,6 +84,7 @@ def command(
                 target.state_path,
                 containers=containers,
                 environment=named,
+                chaos=chaos,
                 tell=lambda text: click.echo(text, err=True),
             )
         )

@@ -54,15 +54,17 @@ def open_session(
     *,
     containers: int | None,
     environment: str | None,
+    chaos: str | None = None,
     tell: Callable[[str], object] = lambda _text: None,
 ) -> Iterator[Session]:
     """The engine of a choice. The local one is started, or joined, and let go at the end.
 
-    `environment`: of Modal, as the command or the spec says; None where neither does. `tell` gets what is to be
+    `environment`: of Modal, as the command or the spec says; None where neither does. `chaos`: faults that the local
+    engine injects. `tell` gets what is to be
     said when everything has ended.
     """
     if choice.kind == "local":
-        with LocalEngine(state, containers=containers) as engine:
+        with LocalEngine(state, containers=containers, chaos=chaos) as engine:
             clean = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
             yield Session(
                 kind="local",
