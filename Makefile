@@ -48,14 +48,14 @@ check: setup ## ruff, mypy, and whether generated files are fresh
 	$(BIN)/mypy
 	$(BIN)/mypy bench docs
 	$(BIN)/python docs/make_spec.py --check
-	$(BIN)/python docs/make_rpcs.py --check
+	$(BIN)/python docs/make_engine.py --check
 	$(BIN)/python -m pytest tests/unit/compiler/test_golden_apps.py
 
 format: setup ## let ruff format, and write generated files anew
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/python docs/make_spec.py
-	$(BIN)/python docs/make_rpcs.py
+	$(BIN)/python docs/make_engine.py
 
 bench: setup ## the measurements of bench/README.md; some minutes, on a quiet machine
 	$(BIN)/python bench/startup.py

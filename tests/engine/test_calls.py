@@ -8,6 +8,9 @@ import pytest
 
 
 def test_every_way_to_call(bench):
+    """`remote`, `map`, `starmap`, `spawn`, `get`, `gather`, `from_id`, async, `concurrent`, classes with parameters,
+    enter and exit, calls from containers, large arguments, tags.
+    """
     found = bench.run("calls.py::main", "--number", "6", "--word", "hi")
     assert found["remote"] == 37
     assert found["word"] == "hi"

@@ -6,6 +6,9 @@ import uuid
 
 
 def test_every_way_to_yield(bench):
+    """sync and async functions and methods, `remote_gen` from the client and from containers, empty and large ones,
+    exceptions, a crash in between.
+    """
     found = bench.run("generators.py::main", "--fresh", uuid.uuid4().hex)
     assert found["sync"] == found["async"] == [0, 1, 2, 3, 4]
     assert found["none"] == []

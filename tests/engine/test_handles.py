@@ -4,6 +4,9 @@ from __future__ import annotations
 
 
 def test_every_handle_answers(bench):
+    """`for_each`, `spawn_map`, `iter`, `get(index=)`, call info and graph, `stats`, autoscaler, `with_options`,
+    `with_concurrency`, `with_batching`.
+    """
     found = bench.run("handles.py::main")
     assert found["for_each"] is found["ignored"] is found["spawn_map"] is None
     assert found["raised"] == found["gather_raised"] == "ValueError: not this one"

@@ -26,6 +26,7 @@ def wheels(tmp_path_factory):
 
 
 def test_an_image_is_honoured(bench, wheels, monkeypatch):
+    """`pip_install`, `uv_sync`, requirements, `env`, `workdir`, `add_local_*` with and without copy."""
     monkeypatch.setenv("WHEELS", str(wheels))
     found = bench.run("pictures.py")
     assert found["tinywheel"] == 42

@@ -37,6 +37,7 @@ def _said(output: str) -> dict[str, str]:
 
 
 def test_queues_rates_and_sizes(clocked):
+    """2,000 queued and 25,000 outstanding, 200 and 1,500 a second, 2 MiB and 8 KiB inline."""
     said = _said(
         clocked.python(
             _USE + "hold = use('hold')\n"
@@ -116,6 +117,7 @@ def test_crashes_of_an_ephemeral_app_end_what_waits(clocked):
 
 
 def test_what_no_machine_of_modals_has_is_refused(clocked):
+    """GPU names and counts, retries, time limits."""
     source = (
         "import modal\n"
         "gpus = ['Z9000', 'A10G:5', ['H100', 'B200:9'], 'h100!:8']\n"

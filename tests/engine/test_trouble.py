@@ -4,6 +4,7 @@ from __future__ import annotations
 
 
 def test_failures_have_the_meaning_they_have_on_modal(bench):
+    """exceptions, retries of client and server, exits, `timeout`, `startup_timeout`, `cancel`."""
     found = bench.run("trouble.py::main")
     assert found["fail"] == "KeyError: 'missing'"
     assert found["client_retries"] == 3

@@ -1,7 +1,11 @@
-"""The list of RPCs in the local engine's README, from its services. With `--check` it compares only."""
+"""The tables in the local engine's README: features, from its tests; RPCs, from its services.
+
+With `--check` it compares only.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import inspect
@@ -11,9 +15,28 @@ from pathlib import Path
 
 from modalbatch.engines.local.wire import proto
 
-FOLDER = Path(__file__).parents[1] / "runner" / "modalbatch" / "engines" / "local"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "runner" / "modalbatch" / "engines" / "local"
+TESTS = ROOT / "tests" / "engine"
 PAGE = FOLDER / "README.md"
-START, END = "<!-- written by docs/make_rpcs.py; change the services, then `make format` -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- {} by docs/make_engine.py: make format -->\n", "<!-- end of {} -->\n"
+
+
+def features() -> str:
+    """What each test of the engine shows, by the test's own name."""
+    lines = ["| | what the tests show, with the real client |", "|---|---|"]
+    for path in sorted(TESTS.glob("test_*.py")):
+        module = ast.parse(path.read_text())
+        about = (ast.get_docstring(module) or "").splitlines()[0].rstrip(".")
+        tests = [item for item in module.body if isinstance(item, ast.FunctionDef) and item.name.startswith("test_")]
+        shown = [_sentence(test) for test in tests]
+        lines.append(f"| [{about}](../../../../tests/engine/{path.name}) | {' · '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(test: ast.FunctionDef) -> str:
+    name, doc = test.name.removeprefix("test_").replace("_", " "), ast.get_docstring(test)
+    return f"{name} ({' '.join(doc.split()).rstrip('.')})" if doc else name
 
 
 def services() -> Iterator[type]:
@@ -25,7 +48,7 @@ def services() -> Iterator[type]:
                 yield kind
 
 
-def table() -> str:
+def rpcs() -> str:
     """Every RPC that is answered, in a table by service."""
     known = [method.name for method in proto.DESCRIPTOR.services_by_name["ModalClient"].methods]
     lines = []
@@ -42,10 +65,12 @@ def table() -> str:
 
 
 def main() -> int:
-    """Writes the list, or with `--check` says how it differs."""
-    old = PAGE.read_text()
-    before, rest = old.split(START)
-    new = f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+    """Writes the tables, or with `--check` says how they differ."""
+    old = new = PAGE.read_text()
+    for name, table in (("features", features()), ("rpcs", rpcs())):
+        before, begin, rest = new.partition(BEGIN.format(name))
+        _, end, after = rest.partition(END.format(name))
+        new = f"{before}{begin}\n{table}\n{end}{after}"
     if "--check" not in sys.argv:
         PAGE.write_text(new)
     elif new != old:
