@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 
+import modal
+import pytest
 from engine_bench import Bench
 
 from modalbatch.engines.local import LocalEngine
@@ -30,6 +33,47 @@ def test_deploy_call_redeploy_stop(bench, monkeypatch):
     assert "asked for the version" in bench.modal("app", "logs", "service")
     bench.modal("app", "stop", "service", "--yes")
     assert "not deployed" in bench.python(_CALL, 1)
+
+
+_RELAY = "import modal; print('RELAY', modal.Function.from_name('versions', 'relay'{}).remote())"
+_STAMP = "import modal; print('STAMP', modal.Cls.from_name('versions', 'Stamp'{})(prefix='s').mark.remote())"
+
+
+def _deploy_versions(bench, monkeypatch):
+    for version in "123":
+        monkeypatch.setenv("SERVICE_VERSION", version)
+        bench.modal("deploy", "service.py", "--name", "versions", "--tag", f"tag{version}")
+
+
+@pytest.mark.skipif("version" not in inspect.signature(modal.Function.from_name).parameters, reason="new in modal 1.5")
+def test_earlier_versions_are_called_by_number_and_so_are_those_they_call(home, monkeypatch):
+    with LocalEngine(home) as engine:
+        bench = Bench(home, engine)
+        _deploy_versions(bench, monkeypatch)
+        assert "RELAY 33v3" in bench.python(_RELAY.format(""))
+        assert "RELAY 11v1" in bench.python(_RELAY.format(", version=1"))
+        assert "STAMP s2" in bench.python(_STAMP.format(", version=2"))
+        missing = bench.python(_RELAY.format(", version=9"), 1)
+        assert "version 9 of app `versions` is not kept here, only 1 to 3" in missing
+    with LocalEngine(home) as engine:
+        bench = Bench(home, engine)
+        assert "RELAY 22v2" in bench.python(_RELAY.format(", version=2"))
+        bench.modal("app", "stop", "versions", "--yes")
+        assert "not deployed" in bench.python(_RELAY.format(", version=2"), 1)
+
+
+def test_a_rollback_is_a_new_version(bench, monkeypatch):
+    _deploy_versions(bench, monkeypatch)
+    bench.modal("app", "rollback", "versions", "v1")
+    assert "RELAY 11v1" in bench.python(_RELAY.format(""))
+    bench.modal("app", "rollback", "versions")
+    assert "RELAY 33v3" in bench.python(_RELAY.format(""))
+    history = json.loads(bench.modal("app", "history", "versions", "--json"))
+    words = [{name.lower(): text for name, text in row.items()} for row in history]
+    assert [(row["version"], row["tag"]) for row in words][:4] == [
+        ("v5", None), ("v4", None), ("v3", "tag3"), ("v2", "tag2"),
+    ]  # fmt: skip
+    assert "version 1 of app `versions` is not kept here" in bench.modal("app", "rollback", "versions", "v1", code=1)
 
 
 def test_missing_names_are_not_found(bench):

@@ -27,11 +27,3 @@ def test_every_handle_answers(bench):
     assert found["rollup"] == 2
     assert found["current"] == [0, 0, True]
     assert found["autoscaler"] == [[None, 1, None], [1, 1, 20], [0, None, 20], [0, None, 20]]
-
-
-def test_the_deployed_version_is_the_only_one(bench):
-    bench.modal("deploy", "handles.py")
-    source = "import modal; print('GOT', modal.Function.from_name('handles', 'square', version={}).remote(3))"
-    assert "GOT 9" in bench.python(source.format(1))
-    missing = bench.python(source.format(2), 1)
-    assert "version 2 of app `handles` is not kept here, only the last one, 1" in missing

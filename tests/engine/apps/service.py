@@ -17,6 +17,21 @@ def version():
     return os.environ["VERSION"]
 
 
+@app.function(env={"VERSION": VERSION})
+def relay():
+    """The version of whoever is called, and of the caller."""
+    return version.remote() + os.environ["VERSION"] + Stamp(prefix="v").mark.remote()
+
+
+@app.cls(env={"VERSION": VERSION})
+class Stamp:
+    prefix: str = modal.parameter()
+
+    @modal.method()
+    def mark(self):
+        return self.prefix + os.environ["VERSION"]
+
+
 @app.cls(volumes={"/data": volume, "/mnt/deep/er": other})
 class Keeper:
     @modal.method()

@@ -25,6 +25,7 @@ from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.containers.launcher import Launcher
 from modalbatch.engines.local.containers.log import AppLog
 from modalbatch.engines.local.containers.pool import Pool
+from modalbatch.engines.local.deployment import Deployments
 from modalbatch.engines.local.faults.chaos import Chaos
 from modalbatch.engines.local.faults.fault import Faults
 from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
@@ -113,6 +114,7 @@ class Engine:
         )
         self.web = Web(self)
         self.callers = CallerWatch(clock, lambda: self._calls)
+        self.deployments = Deployments(self)
         self._watches: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
@@ -136,6 +138,7 @@ class Engine:
                 function = self.add_function(self.apps[request.app_id], request.function, function_id)
                 self.web.open(function, function.definition)
         for app in self.apps.values():
+            self.deployments.load(app)
             self.scheduler.renew(app)
         for bound_id, data in self.store.all("bound"):
             request = proto.FunctionBindParamsRequest.FromString(data)
@@ -194,8 +197,7 @@ class Engine:
         self.store.put("app", app.id, app.to_json())
         for function in app.functions.values():
             if function.id in app.function_ids.values():
-                request = proto.FunctionCreateRequest(function=function.definition, app_id=app.id)
-                self.store.put("function", function.id, request.SerializeToString())
+                self.store.put("function", function.id, function.saved())
 
     def tie(self, app: App, pid: int) -> None:
         """Stops an ephemeral app when the process that started it ends, however it ends."""
@@ -240,6 +242,7 @@ class Engine:
             self.store.drop(app.id)
             for function_id in app.functions:
                 self.store.drop(function_id)
+            self.deployments.forget(app)
         await asyncio.gather(self.web.close(app), *[function.pool.stop() for function in app.functions.values()])
         app.state, app.stopped_at = proto.APP_STATE_STOPPED, self.clock.now()
         for function_id in app.functions:
@@ -250,9 +253,13 @@ class Engine:
 
     # -- functions
 
-    def add_function(self, app: App, definition: Message, function_id: str = "", params: bytes = b"") -> Function:
+    def add_function(
+        self, app: App, definition: Message, function_id: str = "", *, params: bytes = b"", version: int = 0
+    ) -> Function:
         """A new function of an app."""
-        function = Function(id=function_id or mint_id("fu"), app=app, definition=definition, params=params)
+        function = Function(
+            id=function_id or mint_id("fu"), app=app, definition=definition, params=params, version=version
+        )
         n_cores = self.config.containers or len(os.sched_getaffinity(0))
         function.pool = Pool(function, n_cores, self.launcher.launch, self.clock, self.faults)
         app.functions[function.id] = self._functions[function.id] = function
@@ -284,7 +291,8 @@ class Engine:
         known = self._functions.get(self._bound.get(key, ""))
         if known is not None and not bound_id:
             return known
-        bound = self.add_function(base.app, bound_definition(base.definition, options), bound_id, params)
+        definition = bound_definition(base.definition, options)
+        bound = self.add_function(base.app, definition, bound_id, params=params, version=base.version)
         self._bound[key] = bound.id
         return bound
 
@@ -296,7 +304,7 @@ class Engine:
             changed = staged is not None and definition_hash(staged) != definition_hash(function.definition)
             if staged is not None:
                 function.definition = staged
-            if changed or (app.deployed_at and function.id not in current):
+            if changed or (app.deployed_at and not function.version and function.id not in current):
                 function.pool.retire()
         self.run(lambda: self.web.close_unused(app))
         for function_id in current:
@@ -310,13 +318,14 @@ class Engine:
             if not function.definition.class_parameter_info.schema:
                 function.pool.prestart()
 
-    def layout(self, app: App) -> Message:
-        """Ids and metadata of everything that an app's code refers to."""
-        object_ids = set(app.function_ids.values()) | set(app.class_ids.values())
-        for function_id in app.function_ids.values():
+    def layout(self, app: App, version: int = 0) -> Message:
+        """Ids and metadata of everything that an app's code refers to, in a version or in the one in force."""
+        function_ids, class_ids = self.deployments.ids(app, version)
+        object_ids = set(function_ids.values()) | set(class_ids.values())
+        for function_id in function_ids.values():
             object_ids |= {item.object_id for item in self.function(function_id).definition.object_dependencies}
         objects = [self._describe(object_id) for object_id in sorted(object_ids)]
-        return proto.AppLayout(function_ids=app.function_ids, class_ids=app.class_ids, objects=objects)
+        return proto.AppLayout(function_ids=function_ids, class_ids=class_ids, objects=objects)
 
     def _describe(self, object_id: str) -> Message:
         described = proto.Object(object_id=object_id)

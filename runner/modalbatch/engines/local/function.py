@@ -108,6 +108,8 @@ class Function:
     definition: Message
     #: Serialised class parameters.
     params: bytes = b""
+    #: The version of its app that it belongs to for ever; 0: to the one in force.
+    version: int = 0
     #: The definition of a redeployment that is not published yet.
     staged: Message | None = None
     tally: Tally = field(default_factory=Tally)
@@ -158,6 +160,10 @@ class Function:
             self.staged = definition
         else:
             self.definition = definition
+
+    def saved(self) -> bytes:
+        """The function as the store keeps it."""
+        return bytes(proto.FunctionCreateRequest(function=self.definition, app_id=self.app.id).SerializeToString())
 
     def handle(self) -> Message:
         """What a client must know to call it."""

@@ -111,9 +111,9 @@ def _others(folder: Path, kept: Iterable[str]) -> Iterator[Path]:
 
 
 def _needed_contents(store: Store) -> set[str]:
-    """Contents of the mounts of deployed functions and of their images."""
+    """Contents of the mounts of deployed functions, in every version that is kept, and of their images."""
     needed: set[str] = set()
-    for _, data in store.all("function"):
+    for _, data in store.all("function") + store.all("definition"):
         definition = proto.FunctionCreateRequest.FromString(data).function
         copies = read_image(image_layers(store, definition.image_id), lambda _: "").copies
         for mount_id in [*definition.mount_ids, *(mount_id for mount_id, _ in copies)]:

@@ -52,7 +52,7 @@ class Launcher:
         secret: Callable[[str], Mapping[str, str]],
         volume_folder: Callable[[str], Path],
         views: Views,
-        layout: Callable[[App], object],
+        layout: Callable[[App, int], object],
         is_plain: bool,
     ) -> None:
         self._provisioner = provisioner
@@ -149,7 +149,7 @@ class Launcher:
             function_id=function.id,
             app_id=function.app.id,
             function_def=d,
-            app_layout=self._layout(function.app),
+            app_layout=self._layout(function.app, function.version),
             serialized_params=function.params,
             environment_name=function.app.environment,
         )

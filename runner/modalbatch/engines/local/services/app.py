@@ -135,15 +135,40 @@ class AppService:
         self._engine.publish(app)
         if app.state == proto.APP_STATE_DEPLOYED:
             self._engine.untie(app)
-            app.name, app.deployed_at, app.version = request.name, self._engine.clock.now(), app.version + 1
-            self._engine.save_app(app)
-            self._engine.store.bind("app", app.environment, app.name, app.id)
-            self._engine.scheduler.renew(app)
+            app.name = request.name
+            self._deploy(app, tag=request.deployment_tag, client_version=request.client_version)
         else:
             self._engine.prestart(app)
         return message(
             proto.AppPublishResponse, url=_page(app), deployed_at=app.deployed_at or self._engine.clock.now()
         )
+
+    def _deploy(self, app: App, **facts: Any) -> None:
+        """Makes what was published the app's next version."""
+        app.deployed_at, app.version = self._engine.clock.now(), app.version + 1
+        self._engine.save_app(app)
+        self._engine.store.bind("app", app.environment, app.name, app.id)
+        self._engine.deployments.record(app, **facts)
+        self._engine.scheduler.renew(app)
+
+    async def AppDeploymentHistory(self, request: Message, peer: Peer) -> Message:
+        """The versions of an app that are kept."""
+        app = self._engine.app(request.app_id)
+        return message(
+            proto.AppDeploymentHistoryResponse,
+            app_deployment_histories=self._engine.deployments.history(app),
+            production_app_version=app.version,
+        )
+
+    async def AppRollback(self, request: Message, peer: Peer) -> Message:
+        """Puts an earlier version into force again, as a new one."""
+        app = self._engine.app(request.app_id)
+        version = request.version if request.version > 0 else app.version + request.version
+        self._engine.deployments.roll_back(app, version)
+        self._engine.publish(app)
+        await self._engine.web.start()
+        self._deploy(app, rollback_version=version)
+        return message(proto.AppRollbackResponse, url=_page(app), deployed_at=app.deployed_at)
 
     async def AppHeartbeat(self, request: Message, peer: Peer) -> None:
         """The life of a client is watched by its process, not by this."""

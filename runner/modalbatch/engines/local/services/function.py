@@ -115,10 +115,8 @@ class FunctionService:
         app = self._engine.apps.get(app_id or "")
         if app is None:
             raise not_found(f"app `{request.app_name}` is not deployed in environment `{environment}`")
-        version = getattr(request, "app_version", 0)
-        if version and version != app.version:
-            raise not_found(f"version {version} of app `{app.name}` is not kept here, only the last one, {app.version}")
-        object_id = (app.function_ids if kind == "function" else app.class_ids).get(request.object_tag)
+        function_ids, class_ids = self._engine.deployments.ids(app, getattr(request, "app_version", 0))
+        object_id = (function_ids if kind == "function" else class_ids).get(request.object_tag)
         if object_id is None:
             raise not_found(f"app `{request.app_name}` has no {kind} `{request.object_tag}`")
         return object_id
