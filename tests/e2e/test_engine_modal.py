@@ -91,7 +91,8 @@ def test_a_detached_run_goes_on_without_its_command(modal, gate):
     follower = modal.start("status", "--follow", "--json")
     follower.wait_for('"event": "progress"')
     gate.touch()
-    assert follower.end().code == 0
+    done = follower.end()
+    assert done.code == 0, modal("logs").out[-6000:] + done.err
     assert len(live_records(gate.parent / "out")) == 30
     assert modal("status", "--json").json["state"] == "done"
 

@@ -69,13 +69,20 @@ def opened_for_runs(found: Found) -> Iterator[ObjectSink]:
 def choose_run(found: Found, sink: ObjectSink, operand: str | None) -> Json:
     """The run that an operand means: itself, else the newest of the sink.
 
+    One that was started here and whose driver has not written anything yet, because its container is still on its way,
+    is what the note of it says.
+
     Raises:
-        UsageError: the sink knows no run.
+        UsageError: nobody knows a run.
     """
     from modalbatch.driver.runs import list_runs, read_run
 
-    run_id = found.note.run_id if found.note and operand in (None, found.note.run_id) else None
+    note = found.note if found.note and operand in (None, found.note.run_id) else None
+    run_id = note.run_id if note else None
     run = read_run(sink, run_id) if run_id else next(iter(reversed(list(list_runs(sink)))), None)
+    if run is None and note and note.engine.get("call_id"):
+        started = round(note.started, 3)
+        return {"run_id": run_id, "name": note.name, "engine": note.engine, "user": "", "started": started, "end": None}
     if run is None:
         what = f"run {run_id} has not begun" if run_id else "no run has begun"
         raise UsageError(f"{what} in `{shown(found.sink_uri)}`", hint="`modalbatch runs` lists what there is")

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from modalbatch.cli.operand import RunNote, SinkOnly, Target, find_target, load_target, opened, reach, run_notes, shown
-from modalbatch.errors import ModalbatchError
+from modalbatch.cli.runs import run_state
+from modalbatch.cli.status import choose_run
+from modalbatch.errors import ModalbatchError, UsageError
 from modalbatch.job import Credentials, fingerprint, hash_code
 from sample_sink import Sample
 
@@ -160,3 +162,19 @@ def test_paths_are_shown_as_they_would_be_typed(made: Sample) -> None:
     assert shown(f"{made.out}/part-1") == "out/part-1"
     assert shown("s3://bucket/x/") == "s3://bucket/x/"
     assert shown("/nowhere/else/") == "/nowhere/else/"
+
+
+def test_a_run_whose_driver_is_on_its_way_is_known_by_its_note(made: Sample) -> None:
+    note(made, "r9", 30.0, engine={"kind": "modal", "call_id": "fc-1", "environment": "main"})
+    found = find_target(None)
+    with opened(found) as sink:
+        run = choose_run(found, sink, None)
+    assert (run["run_id"], run["name"], run["started"], run["end"]) == ("r9", "sample", 30.0, None)
+    assert run_state(run, {}) == "open"
+
+
+def test_a_run_that_was_never_called_has_not_begun(made: Sample) -> None:
+    note(made, "r9", 30.0, engine={"kind": "modal"})
+    found = find_target(None)
+    with opened(found) as sink, pytest.raises(UsageError, match="run r9 has not begun"):
+        choose_run(found, sink, None)
