@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_bench import Bench
+from engine_bench import Bench, processes_of, run_folder
 
 from modalbatch.engines.local import LocalEngine
 
@@ -192,3 +194,35 @@ def test_what_rests_is_committed_in_the_background(tmp_path, monkeypatch):
         else:
             raise AssertionError("it was never seen")
         client.communicate()
+
+
+_AHEAD = """
+import io, modal
+app = modal.App("ahead")
+volume = modal.Volume.from_name("ahead", create_if_missing=True)
+
+@app.function(volumes={"/ahead": volume}, serialized=True)
+def look():
+    return open("/ahead/x").read()
+
+with app.run():
+    print("READY", flush=True)
+    input()
+    with volume.batch_upload() as batch:
+        batch.put_file(io.BytesIO(b"in time"), "/x")
+    print("SAYS", look.remote())
+"""
+
+
+def test_a_container_that_was_started_ahead_sees_what_was_uploaded_before_its_call(strict):
+    client = subprocess.Popen(
+        [sys.executable, "-c", _AHEAD], env=strict.environ(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline() == "READY\n"
+    while sum("ahead" in path.read_text() for path in run_folder(strict.home).glob("*.spec")) < 1:
+        time.sleep(0.01)  # a container is about to start
+    while len(processes_of(strict.home)) < 5:  # engine, fork server, and the three of a container
+        time.sleep(0.01)
+    output, _ = client.communicate("\n")
+    assert "SAYS in time" in output

@@ -31,7 +31,11 @@ class ContainerService:
 
     async def ContainerHello(self, request: Message, peer: Peer) -> None:
         """Says hello back when there is work."""
-        await self._container(peer).released.wait()
+        container = self._container(peer)
+        was_held = container.is_held
+        await container.released.wait()
+        if was_held and container.remount is not None:
+            await self._engine.views.renew(container.id, container.remount)
 
     async def ContainerHeartbeat(self, request: Message, peer: Peer) -> Message:
         """Inputs to interrupt, as soon as there are any; the runtime asks again at most 3 s after an empty answer."""

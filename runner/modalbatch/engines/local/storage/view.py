@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,15 +86,17 @@ class Views:
 
     async def close(self, container_id: str) -> None:
         """Forgets what a container that has ended saw, with all that it has not committed."""
-        for view in self._views.pop(container_id, {}).values():
-            async with self._lock(view.volume_id):
-                await asyncio.to_thread(self._discard, view.snapshot, view.layer)
+        for volume_id in list(self._views.get(container_id, {})):
+            async with self._locked(container_id, volume_id) as view:
+                if view is not None:
+                    del self._views[container_id][volume_id]
+                    await asyncio.to_thread(self._discard, view.snapshot, view.layer)
+        self._views.pop(container_id, None)
 
     async def commit(self, container_id: str, volume_id: str) -> None:
         """Shows everybody what a container has changed. Without a view the folder is shared: nothing to do."""
-        view = self._find(container_id, volume_id)
-        if view is not None:
-            async with self._lock(volume_id):
+        async with self._locked(container_id, volume_id) as view:
+            if view is not None:
                 await self._commit(view)
 
     async def reload(self, container_id: str, volume_id: str, remount: Remount) -> None:
@@ -102,22 +104,30 @@ class Views:
 
         Raises: FAILED_PRECONDITION when it has files of the volume open.
         """
-        view = self._find(container_id, volume_id)
-        if view is None:
-            return
-        async with self._lock(volume_id):
-            await self._commit(view)
-            old, old_layer = view.snapshot, view.layer
-            view.snapshot = await asyncio.to_thread(self._snapshots.take, self._committed(volume_id, view.sub_path))
-            view.layer = self._new_layer(view.snapshot) if old_layer else None
-            failed = await remount([view.bind()])
-            if failed:
-                new, new_layer = view.snapshot, view.layer
-                view.snapshot, view.layer = old, old_layer
-                await asyncio.to_thread(self._discard, new, new_layer)
-                why = _BUSY if failed == errno.EBUSY else f"the volume cannot be mounted anew (errno {failed})"
-                raise refused(why)
-            await asyncio.to_thread(self._discard, old, old_layer)
+        async with self._locked(container_id, volume_id) as view:
+            if view is not None:
+                await self._commit(view)
+                await self._show(view, await self._newest(view), remount)
+
+    async def renew(self, container_id: str, remount: Remount) -> None:
+        """Shows a container what was committed while it stood ready without having touched user code."""
+        for volume_id in list(self._views.get(container_id, {})):
+            async with self._locked(container_id, volume_id) as view:
+                if view is not None and (newest := await self._newest(view)) is not view.snapshot:
+                    await self._show(view, newest, remount)
+                elif view is not None:
+                    self._snapshots.drop(newest)
+
+    async def _show(self, view: View, snapshot: Snapshot, remount: Remount) -> None:
+        """Mounts another state in the place of the present one, with nothing written over it."""
+        old, old_layer = view.snapshot, view.layer
+        view.snapshot, view.layer = snapshot, self._new_layer(snapshot) if old_layer else None
+        failed = await remount([view.bind()])
+        if failed:
+            new_layer, view.snapshot, view.layer = view.layer, old, old_layer
+            await asyncio.to_thread(self._discard, snapshot, new_layer)
+            raise refused(_BUSY if failed == errno.EBUSY else f"the volume cannot be mounted anew (errno {failed})")
+        await asyncio.to_thread(self._discard, old, old_layer)
 
     async def finish(self) -> None:
         """Ends the background's work. Order: after the last container."""
@@ -129,8 +139,14 @@ class Views:
     def _lock(self, volume_id: str) -> asyncio.Lock:
         return self._locks.setdefault(volume_id, asyncio.Lock())
 
-    def _find(self, container_id: str, volume_id: str) -> View | None:
-        return self._views.get(container_id, {}).get(volume_id)
+    @contextlib.asynccontextmanager
+    async def _locked(self, container_id: str, volume_id: str) -> AsyncIterator[View | None]:
+        """A container's view of a volume, which nobody else of the volume's users changes meanwhile."""
+        async with self._lock(volume_id):
+            yield self._views.get(container_id, {}).get(volume_id)
+
+    async def _newest(self, view: View) -> Snapshot:
+        return await asyncio.to_thread(self._snapshots.take, self._committed(view.volume_id, view.sub_path))
 
     def _committed(self, volume_id: str, sub_path: str) -> Path:
         folder = self._find_volume(volume_id) / sub_path
@@ -167,7 +183,8 @@ class Views:
             self._commit_later()
 
     async def _commit_all(self) -> None:
-        for view in [view for views in self._views.values() for view in views.values()]:
-            async with self._lock(view.volume_id):
-                with contextlib.suppress(OSError, GRPCError):  # its container has ended, or the volume is gone
-                    await self._commit(view, all_files=False)
+        for container_id, volume_id in [(key, name) for key, views in self._views.items() for name in views]:
+            async with self._locked(container_id, volume_id) as view:
+                with contextlib.suppress(OSError, GRPCError):  # the volume is gone, or the disk is full
+                    if view is not None:
+                        await self._commit(view, all_files=False)
