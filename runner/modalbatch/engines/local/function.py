@@ -107,6 +107,8 @@ class Function:
     definition: Message
     #: Serialised class parameters.
     params: bytes = b""
+    #: The image that its run adds to, for a function that is run once to build an image.
+    build_id: str = ""
     #: The definition of a redeployment that is not published yet.
     staged: Message | None = None
     tally: Tally = field(default_factory=Tally)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x0002_0000, 0x1000_0000, 0x2000_0000
@@ -55,23 +59,49 @@ def has_namespaces() -> bool:
     return status == 0
 
 
-def mount_folders(binds: list[tuple[str, str, bool]], scratch: str) -> None:
+def has_overlays(folder: str) -> bool:
+    """Whether this process can have overlays whose folders are in `folder`; it is in a namespace of its own then."""
+    names = [f"{folder}/{name}" for name in ("lower", "upper", "work/probe", "root")]
+    for name in names:
+        os.makedirs(name, exist_ok=True)  # noqa: PTH103
+    try:
+        if not enter_namespaces():
+            return False
+        _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        lower, upper, work, root = names
+        _mount("overlay", root, "overlay", 0, f"userxattr,lowerdir={lower},upperdir={upper},workdir={work}")
+    except OSError:
+        return False
+    return True
+
+
+def mount_folders(
+    binds: list[tuple[str, str, bool]], scratch: str, layers: dict[str, Any] | None = None, workdir: str = ""
+) -> list[str]:
     """Shows (source, target, read_only) at absolute paths; needs `enter_namespaces` and an empty folder `scratch`.
 
-    Missing mount points are made in the namespace only, never on the host's disk.
+    Missing mount points are made in the namespace only, never on the host's disk. With `layers` (`images/layer.py`)
+    everything else that is written stays off it too, and `workdir` is made if it is missing; the places where the
+    kernel refuses that are the result.
 
     Raises: OSError when the kernel refuses.
     """
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    ours: set[str] = set()
-    if any(not os.path.exists(target) for _, target, _ in binds):  # noqa: PTH110
+    ours = _Ours()
+    refused: list[str] = []
+    if layers is not None:
+        refused = _move_to_overlays(scratch, layers, ours)
+    elif any(not os.path.exists(target) for _, target, _ in binds):  # noqa: PTH110
         _move_to_copy_of_root(scratch)
-        ours.add("/")
+        ours.folders.add("/")
     for source, target, read_only in sorted(binds, key=lambda bind: bind[1]):
         _make_mount_point(target, os.path.isdir(source), ours)  # noqa: PTH112
         _mount(source, target, None, _MS_BIND | _MS_REC)
         if read_only:
             _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+    if workdir:
+        _make_mount_point(workdir, True, ours)
+    return refused
 
 
 def mount_proc() -> None:
@@ -82,9 +112,20 @@ def mount_proc() -> None:
         return
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
+class _Ours:
+    """Folders that exist in this namespace only: by name, and all of the overlays."""
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()
+        self.devices: set[int] = set()
+
+    def has(self, folder: str) -> bool:
+        return folder in self.folders or os.stat(folder).st_dev in self.devices  # noqa: PTH116
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     names = [text.encode() if text is not None else None for text in (source, target, kind)]
-    if _LIBC.mount(*names, ctypes.c_ulong(flags), None) != 0:
+    if _LIBC.mount(*names, ctypes.c_ulong(flags), options.encode() if options else None) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"mount {source} on {target}: {os.strerror(error)}")
 
@@ -96,6 +137,43 @@ def _move_to_copy_of_root(scratch: str) -> None:
     _show_entries("/", scratch)
     os.chroot(scratch)
     os.chdir(folder)
+
+
+def _move_to_overlays(scratch: str, layers: dict[str, Any], ours: _Ours) -> list[str]:
+    """Replaces / by overlays over it and its folders; what they cannot cover shows through. The refused ones."""
+    folder = os.getcwd()  # noqa: PTH109
+    overlays: dict[str, str] = dict(layers["overlays"])
+    hidden = _mounts_below(overlays)
+    for place, options in layers["below"]:
+        _mount("overlay", place, "overlay", 0, options)
+    _mount("overlay", scratch, "overlay", 0, overlays.pop("/"))
+    ours.devices.add(os.stat(scratch).st_dev)  # noqa: PTH116
+    tops = [entry.path for entry in os.scandir("/") if not entry.is_symlink()]
+    refused = []
+    # Folders before what is in them; mounts within a place are hidden by its overlay, so they are shown again.
+    for target in sorted({*tops, *hidden, *overlays, *layers["real"]}):
+        place = f"{scratch}{target}"
+        if target in overlays:
+            try:
+                _mount("overlay", place, "overlay", 0, overlays[target])
+                ours.devices.add(os.stat(place).st_dev)  # noqa: PTH116
+                continue
+            except OSError:
+                refused.append(target)
+        if os.path.exists(target) and os.path.exists(place):  # noqa: PTH110
+            # Not with what is below it where that is us.
+            _mount(target, place, None, _MS_BIND if scratch.startswith(f"{target}/") else _MS_BIND | _MS_REC)
+    os.chroot(scratch)
+    os.chdir(folder)
+    return refused
+
+
+def _mounts_below(places: Iterable[str]) -> list[str]:
+    """Mount points in folders."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    # The kernel writes blanks and backslashes in them as octal numbers.
+    points = [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in lines]
+    return [point for point in points if any(point.startswith(f"{place}/") for place in places if place != "/")]
 
 
 def _show_entries(old: str, new: str) -> None:
@@ -112,18 +190,18 @@ def _show_entries(old: str, new: str) -> None:
             _mount(entry.path, target, None, _MS_BIND)
 
 
-def _make_mount_point(path: str, is_folder: bool, ours: set[str]) -> None:
-    """Makes a missing file or folder; `ours` are the folders that exist in this namespace only."""
+def _make_mount_point(path: str, is_folder: bool, ours: _Ours) -> None:
+    """Makes a missing file or folder."""
     if os.path.exists(path):  # noqa: PTH110
         return
     parent = os.path.dirname(path)  # noqa: PTH120
     _make_mount_point(parent, True, ours)
-    if parent not in ours:
+    if not ours.has(parent):
         _cover(parent)
-        ours.add(parent)
+        ours.folders.add(parent)
     if is_folder:
         os.mkdir(path)  # noqa: PTH102
-        ours.add(path)
+        ours.folders.add(path)
     else:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
@@ -135,3 +213,7 @@ def _cover(folder: str) -> None:
     _mount("tmpfs", folder, "tmpfs", 0)
     _show_entries(f"/proc/self/fd/{old}", folder)
     os.close(old)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if has_overlays(sys.argv[1]) else 1)

@@ -13,13 +13,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.containers.log import MAX_ENTRY_BYTES
 from modalbatch.engines.local.function import App, Function
 from modalbatch.engines.local.images.image import ImageSpec
+from modalbatch.engines.local.images.layer import HOME, LayerStore, Scene
 from modalbatch.engines.local.images.mount import MountStore, Root
 from modalbatch.engines.local.images.provision import Provisioner, remove_quietly
 from modalbatch.engines.local.service import Service
@@ -29,6 +31,10 @@ from modalbatch.errors import ModalbatchError
 _NO_NAMESPACES = (
     "containers have no namespaces of their own here: they see each other's processes, and a volume is not at its mount"
     " path but where the variable MODALBATCH_MOUNTS (JSON, by mount path) says"
+)
+_NO_OVERLAYS = (
+    "the kernel gives no overlays here: what run_function writes is not part of the image but stays where it was"
+    " written: on this machine's own file system, files with relative names in the folder of the function's code"
 )
 _log = logging.getLogger("modalbatch.engine")
 
@@ -41,6 +47,8 @@ class Launcher:
         *,
         provisioner: Provisioner,
         mounts: MountStore,
+        layers: LayerStore,
+        home: Path,
         run_folder: Path,
         engine_id: str,
         secret: Callable[[str], Mapping[str, str]],
@@ -50,22 +58,27 @@ class Launcher:
     ) -> None:
         self._provisioner = provisioner
         self._mounts = mounts
+        self._layers = layers
+        self._home = home
         self._run_folder = run_folder
         self._engine_id = engine_id
         self._secret = secret
         self._volume_folder = volume_folder
         self._layout = layout
         self._is_plain = is_plain
-        self._starts: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         #: Set when the service exists: it serves the containers' sockets too.
         self.service: Service
         (run_folder / "root").mkdir(exist_ok=True)
 
     def launch(self, container: Container) -> None:
         """Starts a container in the background; its pool hears of the end, whatever it is."""
-        task = asyncio.ensure_future(self._start(container))
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
+        self._run(self._start(container))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _start(self, container: Container) -> None:
         function = container.function
@@ -74,6 +87,7 @@ class Launcher:
             environment = await self._provisioner.environment(
                 function.definition.image_id, self._secret, function.app.tell_once
             )
+            is_layered = await self._is_layered(function)
             listener = await self.service.listen(str(socket_path))
         except Exception as error:
             _log.exception("cannot prepare %s", container.id)
@@ -81,7 +95,7 @@ class Launcher:
             container.result = failure(text)
             function.pool.on_exit(container, -1)
             return
-        spec_path = self._write_spec(container, environment, socket_path)
+        spec_path = self._write_spec(container, environment, socket_path, is_layered=is_layered)
         logs = [LogPipe(container, stream) for stream in (proto.FILE_DESCRIPTOR_STDOUT, proto.FILE_DESCRIPTOR_STDERR)]
 
         def ended(code: int) -> None:
@@ -91,6 +105,7 @@ class Launcher:
             for suffix in ("", ".spec", ".args"):
                 remove_quietly(socket_path.with_name(container.id + suffix))
             shutil.rmtree(socket_path.with_name(f"{container.id}.work"), ignore_errors=True)
+            self._run(self._layers.release(container.id))
             function.pool.on_exit(container, code)
 
         server = self._provisioner.server(environment)
@@ -110,7 +125,16 @@ class Launcher:
         if container.is_draining and not container.is_ready:  # stopped while it was being prepared
             container.kill(container.reason)
 
-    def _write_spec(self, container: Container, environment: Path, socket_path: Path) -> Path:
+    async def _is_layered(self, function: Function) -> bool:
+        """Whether a function's containers write over layers; where that cannot be, the log says what it means."""
+        if not function.build_id and not self._provisioner.spec(function.definition.image_id).layers:
+            return False
+        if not self._is_plain and await self._layers.has_overlays():
+            return True
+        function.app.tell_once(_NO_OVERLAYS)
+        return False
+
+    def _write_spec(self, container: Container, environment: Path, socket_path: Path, *, is_layered: bool) -> Path:
         function, d = container.function, container.function.definition
         arguments = proto.ContainerArguments(
             task_id=container.id,
@@ -126,23 +150,37 @@ class Launcher:
         image = self._provisioner.spec(d.image_id)
         root = self._mounts.root(d.mount_ids, image.copies)
         binds = self._binds(container, root, image)
+        if not is_layered:
+            binds += self._work_bind(container, image, binds)
+        code = HOME if is_layered else str(root.home)
         environ = self._environ(function, environment, image)
         environ |= {
             "MODAL_SERVER_URL": f"unix://{socket_path}",
             "MODAL_TASK_ID": container.id,
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(arguments_path),
             "MODALBATCH_MOUNTS": json.dumps({target: source for source, target, _ in binds}),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(root.home), environ.get("PYTHONPATH", "")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [code, environ.get("PYTHONPATH", "")])),
         }
         spec = {
             "cwd": str(root.home),
-            "workdir": image.workdir,
+            "workdir": image.workdir or (HOME if is_layered else ""),
             "environ": environ,
             "binds": binds,
             "namespaces": not self._is_plain,
             "path": environ["PYTHONPATH"].split(os.pathsep),
             "scratch": str(self._run_folder / "root"),
+            "layers": None,
         }
+        if is_layered:
+            scene = Scene(
+                container_id=container.id,
+                layer_ids=image.layers,
+                build_id=function.build_id,
+                code=root.home,
+                environment=environment,
+                environ=environ,
+            )
+            spec["layers"] = self._layers.plan(scene, [self._home, self._run_folder])
         spec_path = socket_path.with_name(f"{container.id}.spec")
         spec_path.write_text(json.dumps(spec))
         return spec_path
@@ -153,13 +191,19 @@ class Launcher:
             folder = self._volume_folder(mount.volume_id) / (mount.sub_path or "").lstrip("/")
             folder.mkdir(parents=True, exist_ok=True)
             binds.append((str(folder), mount.mount_path.rstrip("/"), mount.read_only))
+        return binds
+
+    def _work_bind(
+        self, container: Container, image: ImageSpec, binds: list[tuple[str, str, bool]]
+    ) -> list[tuple[str, str, bool]]:
+        """A working folder of the container's own, if the image's is nowhere."""
         targets = [target for _, target, _ in binds]
         work = image.workdir
         if work and not Path(work).is_dir() and not any(work == t or work.startswith(f"{t}/") for t in targets):
             folder = self._run_folder / f"{container.id}.work"
             folder.mkdir()
-            binds.append((str(folder), work, False))
-        return binds
+            return [(str(folder), work, False)]
+        return []
 
     def _environ(self, function: Function, environment: Path, image: ImageSpec) -> dict[str, str]:
         environ = dict(self._provisioner.environ)

@@ -320,7 +320,7 @@ class Pool:
             # Once for free, as after a preemption; a poison input must not take containers for ever. In a deployed app
             # it does, on Modal too: only the pauses get longer.
             item.n_crashes += 1
-            if self._function.app.deployed_at or item.n_crashes % 2:
+            if self._function.app.deployed_at or (item.n_crashes % 2 and not self._function.build_id):
                 self.add(item, first=True)
             else:
                 text = f"container exited with code {code} while it ran the input"
@@ -330,6 +330,8 @@ class Pool:
         """Pauses after one failure too many; what waits in an ephemeral app fails then."""
         app = self._function.app
         if not app.is_live or not self._crashes.fail(is_start=is_start, is_deployed=bool(app.deployed_at)):
+            if self._function.build_id:  # one failure is enough for who waits for an image
+                self._fail_pending(result)
             return
         pause_s = self._crashes.pause()
         if app.deployed_at:
@@ -338,6 +340,9 @@ class Pool:
             app.log.write(f"modalbatch: containers of `{name}` {said} again and again: next try in {pause_s:g} s\n")
             return
         self._broken = result
+        self._fail_pending(result)
+
+    def _fail_pending(self, result: Message) -> None:
         for item in self._pending.take():
             self.finish(item, result, data_format=0)
 

@@ -65,11 +65,13 @@ class MountStore:
             raise not_found(f"file {sha256} was not uploaded")
         return self._file(sha256)
 
-    def add(self, mount_id: str, files: Iterable[Message]) -> str:
-        """Keeps a mount; its content's hash."""
+    def add(self, files: Iterable[Message]) -> tuple[str, str]:
+        """Keeps a mount; its id and its content's hash. Equal mounts are one, or no image with a copy would be kept."""
         request = proto.MountGetOrCreateRequest(files=files)
+        content_hash = _content_hash(request.files)
+        mount_id = f"mo-{content_hash[:22]}"
         self._store.put("mount", mount_id, request.SerializeToString())
-        return _content_hash(request.files)
+        return mount_id, content_hash
 
     def root(self, mount_ids: Sequence[str], copies: Sequence[tuple[str, str]]) -> Root:
         """The folder for a set of mounts, and of mounts copied into an image at a folder; made when first asked for."""
