@@ -32,6 +32,20 @@ def test_deploy_call_redeploy_stop(bench, monkeypatch):
     assert "not deployed" in bench.python(_CALL, 1)
 
 
+def test_deployments_are_counted(bench):
+    for words in (["--tag", "first"], []):
+        bench.modal("deploy", "timed.py", "--name", "counted", *words)
+    assert "schedules fire" not in bench.modal("app", "logs", "counted")
+    bench.modal("app", "rollover", "counted")
+    history = json.loads(bench.modal("app", "history", "counted", "--json").lower())
+    assert [entry["version"] for entry in history] == ["v3", "v2", "v1"]
+    assert [entry["tag"] for entry in history] == [None, None, "first"]
+    source = "import modal; f = modal.Function.from_name('counted', 'double', version={}); print('GOT', f.remote(2))"
+    assert "GOT 4" in bench.python(source.format(3))
+    assert "version 2 of app `counted` is not kept here" in bench.python(source.format(2), 1)
+    bench.modal("app", "stop", "counted", "--yes")
+
+
 def test_missing_names_are_not_found(bench):
     bench.modal("deploy", "service.py", "--name", "half")
     source = "import modal; modal.Function.from_name('half', 'nothing').hydrate()"

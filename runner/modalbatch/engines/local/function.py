@@ -35,6 +35,7 @@ _SAVED = (
     "deployed_at",
     "stopped_at",
     "version",
+    "history",
     "function_ids",
     "class_ids",
 )
@@ -56,6 +57,8 @@ class App:
     stopped_at: float = 0.0
     #: Number of deployments.
     version: int = 0
+    #: What is known of each deployment, oldest first (`AppDeploymentHistory`).
+    history: list[dict[str, object]] = field(default_factory=list)
     function_ids: dict[str, str] = field(default_factory=dict)
     class_ids: dict[str, str] = field(default_factory=dict)
     #: Every function of the app that this engine knows, with bound ones.
@@ -73,6 +76,11 @@ class App:
         if text not in self.told:
             self.told.add(text)
             self.log.write(f"modalbatch: {text}\n")
+
+    def deploy(self, now: float, *, tag: str = "", client_version: str = "") -> None:
+        """Counts a deployment."""
+        self.deployed_at, self.version = now, self.version + 1
+        self.history.append({"version": self.version, "deployed_at": now, "tag": tag, "client_version": client_version})
 
     def to_json(self) -> bytes:
         """The app as the store keeps it."""
@@ -118,6 +126,11 @@ class Function:
     def name(self) -> str:
         """The name in the app, `Class.*` for a class."""
         return str(self.definition.function_name)
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether it is to start by itself."""
+        return self.definition.schedule.WhichOneof("schedule_oneof") is not None
 
     @property
     def n_slots(self) -> int:

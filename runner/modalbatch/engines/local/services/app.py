@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
 from modalbatch.engines.local.engine import Engine
@@ -135,15 +136,38 @@ class AppService:
         self._engine.publish(app)
         if app.state == proto.APP_STATE_DEPLOYED:
             self._engine.untie(app)
-            app.name, app.deployed_at, app.version = request.name, self._engine.clock.now(), app.version + 1
+            app.name = request.name
+            app.deploy(self._engine.clock.now(), tag=request.deployment_tag, client_version=version("modal"))
             self._engine.save_app(app)
             self._engine.store.bind("app", app.environment, app.name, app.id)
             self._engine.scheduler.renew(app)
         else:
+            if any(self._engine.function(function_id).has_schedule for function_id in app.function_ids.values()):
+                app.tell_once("schedules fire when the app is deployed (`modal deploy`)")
             self._engine.prestart(app)
         return message(
             proto.AppPublishResponse, url=_page(app), deployed_at=app.deployed_at or self._engine.clock.now()
         )
+
+    async def AppDeploymentHistory(self, request: Message, peer: Peer) -> Message:
+        """When an app was deployed; only its last version is kept."""
+        app = self._engine.app(request.app_id)
+        entries = [
+            message(proto.AppDeploymentHistory, app_id=app.id, deployed_by="you", **entry)
+            for entry in reversed(app.history)
+        ]
+        return message(
+            proto.AppDeploymentHistoryResponse, app_deployment_histories=entries, production_app_version=app.version
+        )
+
+    async def AppRollover(self, request: Message, peer: Peer) -> Message:
+        """Deploys what is deployed once more: containers end after what they do, new ones take over."""
+        app = self._engine.app(request.app_id)
+        app.deploy(self._engine.clock.now(), client_version=version("modal"))
+        self._engine.save_app(app)
+        for function in app.functions.values():
+            function.pool.retire()
+        return message(proto.AppRolloverResponse, url=_page(app), deployed_at=app.deployed_at)
 
     async def AppHeartbeat(self, request: Message, peer: Peer) -> None:
         """The life of a client is watched by its process, not by this."""
