@@ -151,6 +151,7 @@ class Launcher:
         root = self._mounts.root(d.mount_ids, image.copies)
         binds = self._binds(container, root, image)
         if not is_layered:
+            binds += [(source, target, False) for source, target in root.home_binds]
             binds += self._work_bind(container, image, binds)
         code = HOME if is_layered else str(root.home)
         environ = self._environ(function, environment, image)
