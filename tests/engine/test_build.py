@@ -60,8 +60,8 @@ def test_a_build_is_forced_with_all_that_stands_on_it(bench, monkeypatch):
 @pytest.mark.parametrize(
     ("mode", "said"),
     [
-        ("raises", "failed with the exception:\nValueError('no such weights')"),
-        ("dies", "failed with the exception:\ncontainer exited with code 7 while it ran the input"),
+        ("raises", "failed with the exception: ValueError('no such weights')"),
+        ("dies", "failed with the exception: container exited with code 7 while it ran the input"),
         ("late", "timed out. Please try again with a larger `timeout` parameter."),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_build_that_fails_fails_the_app_and_is_tried_again(bench, monkeypatch,
     for _ in range(2):
         output = bench.modal("run", "built.py", code=1)
         assert f"building {mode} /root red t" in output
-        assert said in output
+        assert said in " ".join(output.replace("│", "").split())  # older clients draw a box around it
         assert "extending" not in output
 
 
