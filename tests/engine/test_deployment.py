@@ -76,6 +76,17 @@ def test_a_rollback_is_a_new_version(bench, monkeypatch):
     assert "version 1 of app `versions` is not kept here" in bench.modal("app", "rollback", "versions", "v1", code=1)
 
 
+def test_deployments_are_counted(bench):
+    for words in (["--tag", "first"], []):
+        bench.modal("deploy", "timed.py", "--name", "counted", *words)
+    assert "schedules fire" not in bench.modal("app", "logs", "counted")
+    bench.modal("app", "rollover", "counted")
+    history = json.loads(bench.modal("app", "history", "counted", "--json").lower())
+    assert [entry["version"] for entry in history] == ["v3", "v2", "v1"]
+    assert [entry["tag"] for entry in history] == [None, None, "first"]
+    bench.modal("app", "stop", "counted", "--yes")
+
+
 def test_missing_names_are_not_found(bench):
     bench.modal("deploy", "service.py", "--name", "half")
     source = "import modal; modal.Function.from_name('half', 'nothing').hydrate()"

@@ -39,12 +39,13 @@ def test_an_image_is_honoured(bench, wheels, monkeypatch):
         "/app/prompts/one.txt": "one",
         "/app/prompts/sub/two.txt": "two",
         "/etc/mb-test/one.txt": "one",
+        "/root/mb-data/one.txt": "one",
     }
     assert found["hosts"]
     assert "not run by the local engine: RUN apt-get install -y ffmpeg" in found["output"]
     assert "not run by the local engine: RUN echo built > /built" in found["output"]
     assert "gpu H100 is accepted and ignored" in found["output"]
-    for path in ("/srv/work", "/opt/copied", "/app/prompts", "/etc/mb-test", "/built"):
+    for path in ("/srv/work", "/opt/copied", "/app/prompts", "/etc/mb-test", "/root/mb-data", "/built"):
         assert not Path(path).exists()
 
 

@@ -69,3 +69,41 @@ def test_dict_and_queue(bench):
     assert "QUEUE 5 2 [6, 7] None 8" in output
     assert "NAMED 1" in output
     assert "kept" in bench.modal("dict", "list")
+
+
+def test_objects_are_listed_and_removed_by_name(bench):
+    output = bench.python(
+        "import modal\n"
+        "queues, secrets, dicts = modal.Queue.objects, modal.Secret.objects, modal.Dict.objects\n"
+        "queues.create('listed'); secrets.create('listed', {'B': '1', 'A': '2'}); dicts.create('listed')\n"
+        "modal.Queue.from_name('listed').put_many([1, 2], partition='p')\n"
+        "for kind in (queues, secrets, dicts):\n"
+        "    (found,) = [item for item in kind.list() if item.name == 'listed']\n"
+        "    info = found.info(); print('INFO', info.name, info.created_by, info.created_at.year > 2000)\n"
+        "    kind.delete('listed'); print('LEFT', [item.name for item in kind.list() if item.name == 'listed'])\n"
+    )
+    assert output.count("INFO listed you True") == 3
+    assert output.count("LEFT []") == 3
+
+
+def test_a_queue_is_listed_with_its_size(bench):
+    bench.python("import modal; modal.Queue.from_name('sized', create_if_missing=True).put_many([1, 2], partition='p')")
+    (row,) = [line for line in bench.modal("queue", "list").splitlines() if "sized" in line]
+    assert [cell.strip() for cell in row.strip("│").split("│")][-2:] == ["1", "2"]
+
+
+def test_more_names_than_a_page_are_listed(bench):
+    output = bench.python(
+        "import modal\n"
+        "for number in range(101):\n    modal.Dict.objects.create(f'many-{number}')\n"
+        "print('N', len([item for item in modal.Dict.objects.list() if item.name.startswith('many-')]))\n"
+    )
+    assert "N 101" in output
+
+
+def test_a_secret_in_a_file_is_not_removed(bench):
+    (bench.home / "secrets").mkdir(exist_ok=True)
+    (bench.home / "secrets" / "own.env").write_text("TOKEN=abc\n")
+    output = bench.modal("secret", "delete", "own", "--yes", code=1)
+    assert "a secret in a file is yours to remove" in output
+    assert (bench.home / "secrets" / "own.env").exists()

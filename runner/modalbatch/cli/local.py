@@ -22,8 +22,8 @@ def command(words: tuple[str, ...], containers: int | None, chaos: str | None, *
     the share of inputs or replies that it hits, `delay=500ms` for slow, and `seed=N` to hit the same ones again;
     MODALBATCH_CHAOS says the same to every command.
 
-    With --prune: removes environments of images that were not used for 30 days, old logs, payloads and uploaded code
-    that nothing needs; never volumes, dicts, queues, secrets or results.
+    With --prune: removes environments and files of images that were not used for 30 days, old logs, payloads and
+    uploaded code that nothing needs; never volumes, dicts, queues, secrets or results.
     """
     from modalbatch.compiler.state import state_dir
     from modalbatch.engines.local import run_command

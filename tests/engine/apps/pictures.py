@@ -18,6 +18,7 @@ image = (
     .add_local_file(f"{HERE}/data/one.txt", "/opt/copied/one.txt", copy=True)
     .add_local_dir(f"{HERE}/data", "/app/prompts")
     .add_local_file(f"{HERE}/data/one.txt", "/etc/mb-test/one.txt")
+    .add_local_dir(f"{HERE}/data", "/root/mb-data")
     .add_local_python_source("parcel")
 )
 app = modal.App("pictures", image=image)
@@ -36,6 +37,7 @@ def look():
         "/app/prompts/one.txt",
         "/app/prompts/sub/two.txt",
         "/etc/mb-test/one.txt",
+        "/root/mb-data/one.txt",
     ):
         with open(path) as file:
             texts[path] = file.read()

@@ -24,12 +24,15 @@ from modalbatch.engines.local.calls.retention import Retention
 from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.containers.launcher import Launcher
 from modalbatch.engines.local.containers.log import AppLog
+from modalbatch.engines.local.containers.outfit import Outfitter
 from modalbatch.engines.local.containers.pool import Pool
 from modalbatch.engines.local.deployment import Deployments
 from modalbatch.engines.local.faults.chaos import Chaos
 from modalbatch.engines.local.faults.fault import Faults
 from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
+from modalbatch.engines.local.images.build import Builder
 from modalbatch.engines.local.images.environment import EnvironmentCache, cache_folder
+from modalbatch.engines.local.images.layer import LayerStore
 from modalbatch.engines.local.images.mount import MountStore
 from modalbatch.engines.local.images.provision import Provisioner
 from modalbatch.engines.local.prune import old_logs
@@ -81,6 +84,8 @@ class Engine:
         self.store = Store(state / "state.db", clock.now)
         self.journal = Journal(self.store)
         self.mounts = MountStore(state, self.store)
+        self.layers = LayerStore(state / "layers")
+        self.builder = Builder(self)
         self.blobs = BlobServer(state / "blobs", self._volume_file)
         self.retention = Retention(self.store, self.blobs, state / "logs", clock)
         cache = cache_folder(environ)
@@ -93,18 +98,21 @@ class Engine:
         )
         # With faults on request the worst case counts: what is not committed is lost with its container.
         self.views = Views(config.home / "volumes" / ".views", self.volume_folder, None if config.chaos else clock)
-        self.launcher = Launcher(
+        outfitter = Outfitter(
             provisioner=self.provisioner,
             mounts=self.mounts,
+            layers=self.layers,
+            views=self.views,
+            home=config.home,
             run_folder=config.run_folder,
             engine_id=config.engine_id,
             secret=self.secret,
             volume_folder=self.volume_folder,
-            views=self.views,
             layout=self.layout,
             # For a kernel that allows namespaces but not what is done in them.
             is_plain=environ.get("MODALBATCH_NO_NAMESPACES") == "1",
         )
+        self.launcher = Launcher(self.provisioner, outfitter)
         self.apps: dict[str, App] = {}
         self._functions: dict[str, Function] = {}
         self._calls: dict[str, Call] = {}
@@ -156,7 +164,11 @@ class Engine:
                 call.function.pool.add(item)
 
     def _app_log(self, app_id: str) -> AppLog:
-        return AppLog(self.config.home / "engine" / "logs" / f"{app_id}.log")
+        return AppLog(self.log_path(app_id))
+
+    def log_path(self, object_id: str) -> Path:
+        """The log of an app, or of the build of an image."""
+        return self.config.home / "engine" / "logs" / f"{object_id}.log"
 
     def on_note(self, tell: Callable[[str], None]) -> None:
         """Has every note told to the holders of the engine."""
@@ -236,6 +248,7 @@ class Engine:
             return
         app.state = proto.APP_STATE_STOPPING
         self.scheduler.drop(app)
+        self.builder.leave(app)
         self.untie(app)
         if app.deployed_at:
             self.store.unbind("app", app.environment, app.name)

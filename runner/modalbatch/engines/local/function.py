@@ -110,6 +110,8 @@ class Function:
     params: bytes = b""
     #: The version of its app that it belongs to for ever; 0: to the one in force.
     version: int = 0
+    #: The image that its run adds to, for a function that is run once to build an image.
+    build_id: str = ""
     #: The definition of a redeployment that is not published yet.
     staged: Message | None = None
     tally: Tally = field(default_factory=Tally)
@@ -119,6 +121,11 @@ class Function:
     def name(self) -> str:
         """The name in the app, `Class.*` for a class."""
         return str(self.definition.function_name)
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether it is to start by itself."""
+        return self.definition.schedule.WhichOneof("schedule_oneof") is not None
 
     @property
     def n_slots(self) -> int:

@@ -1,7 +1,8 @@
 """What an engine leaves on disk, and which of it can go. Runs on: laptop.
 
-Owns the rules: environments that nobody used for 30 days, logs as old, payloads and uploaded code that no deployed app
-needs. Refuses while an engine of the home runs. Never touches volumes, dicts, queues, secrets or results.
+Owns the rules: environments and files of images that nobody used for 30 days, logs as old, payloads and uploaded code
+that no deployed app needs. Refuses while an engine of the home runs. Never touches volumes, dicts, queues, secrets or
+results.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def free(waste: Waste) -> None:
 
 def old_logs(folder: Path) -> Iterator[Path]:
     """Logs of apps and fork servers that nobody wrote to for a while, and those that take no more."""
-    for pattern in ("ap-*.log", "*.err"):
+    for pattern in ("ap-*.log", "im-*.log", "*.err"):
         for path in folder.glob(pattern):
             if _is_old(path) or path.stat().st_size >= MAX_LOG_BYTES:
                 yield path
@@ -81,11 +82,14 @@ def _find(home: Path, environ: Mapping[str, str]) -> Iterator[Waste]:
     yield _waste("logs that are full or older than 30 days", old_logs(state / "logs"))
     blobs: set[str] = set()
     contents: set[str] = set()
+    layers: set[str] = set()
     if (state / "state.db").exists():
         store = Store(state / "state.db")
         blobs = {blob_id for blob_id, _ in store.all("blob")}
-        contents = _needed_contents(store)
+        contents, layers = _needed_contents(store), _needed_layers(store)
         store.close()
+    unused = (path for path in _others(state / "layers", layers) if _is_old(path))
+    yield _waste("files of images not used for 30 days", unused)
     yield _waste("payloads of calls that are over", _others(state / "blobs", blobs))
     yield _waste("uploaded code that no deployed app needs", _others(state / "files", contents))
     # Both are made of links to contents, again when they are needed.
@@ -115,12 +119,18 @@ def _needed_contents(store: Store) -> set[str]:
     needed: set[str] = set()
     for _, data in store.all("function") + store.all("definition"):
         definition = proto.FunctionCreateRequest.FromString(data).function
-        copies = read_image(image_layers(store, definition.image_id), lambda _: "").copies
+        copies = read_image(list(image_layers(store, definition.image_id).values()), lambda _: "").copies
         for mount_id in [*definition.mount_ids, *(mount_id for mount_id, _ in copies)]:
             mount = store.find("mount", mount_id)
             files = proto.MountGetOrCreateRequest.FromString(mount).files if mount else []
             needed |= {item.sha256_hex for item in files}
     return needed
+
+
+def _needed_layers(store: Store) -> set[str]:
+    """Images of deployed functions, with those below them."""
+    functions = [proto.FunctionCreateRequest.FromString(data).function for _, data in store.all("function")]
+    return {image_id for function in functions for image_id in image_layers(store, function.image_id)}
 
 
 def _size_bytes(path: Path) -> int:

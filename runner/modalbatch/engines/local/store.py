@@ -53,6 +53,11 @@ class Store:
         row = self._db.execute("select data from object where id = ? and kind = ?", (object_id, kind)).fetchone()
         return row[0] if row else None
 
+    def created_at(self, object_id: str) -> float:
+        """When an object was made, as unix time; 0 for an unknown one."""
+        row = self._db.execute("select created_at from object where id = ?", (object_id,)).fetchone()
+        return float(row[0]) if row else 0.0
+
     def all(self, kind: str) -> list[tuple[str, bytes]]:
         """Every object of a kind as (id, data), oldest first."""
         return self._db.execute("select id, data from object where kind = ? order by created_at", (kind,)).fetchall()
@@ -89,6 +94,10 @@ class Store:
             "select id from name where kind = ? and environment = ? and name = ?", (kind, environment, name)
         ).fetchone()
         return row[0] if row else None
+
+    def has_name(self, object_id: str) -> bool:
+        """Whether an object has a name."""
+        return self._db.execute("select 1 from name where id = ?", (object_id,)).fetchone() is not None
 
     def names(self, kind: str, environment: str) -> list[tuple[str, str, float]]:
         """The names of a kind in an environment as (name, id, unix time of creation), newest first."""
@@ -149,6 +158,11 @@ class Store:
         row = self._db.execute(
             "select count(*) from item where queue_id = ? and part = coalesce(?, part)", (queue_id, part)
         ).fetchone()
+        return int(row[0])
+
+    def n_partitions(self, queue_id: str) -> int:
+        """How many partitions of a queue have items."""
+        row = self._db.execute("select count(distinct part) from item where queue_id = ?", (queue_id,)).fetchone()
         return int(row[0])
 
     def put_input(self, call_id: str, idx: int, data: bytes) -> None:

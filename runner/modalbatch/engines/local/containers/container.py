@@ -38,6 +38,8 @@ class Container:
     function: Function
     #: Started ahead of calls: user code is not even imported until it is released.
     is_held: bool = False
+    #: It was: what it sees of volumes may be older than the call that it was released for.
+    was_held: bool = False
     running: dict[str, Input] = field(default_factory=dict)
     #: It has asked for inputs once: user code is imported and entered.
     is_ready: bool = False
@@ -82,7 +84,7 @@ class Container:
 
     def release(self) -> None:
         """Lets a held container go on to user code."""
-        self.is_held = False
+        self.was_held, self.is_held = self.was_held or self.is_held, False
         self.released.set()
 
     def cancel_inputs(self, input_ids: list[str]) -> None:

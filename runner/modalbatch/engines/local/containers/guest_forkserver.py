@@ -154,7 +154,9 @@ def become_container(request: dict[str, Any]) -> None:
 
 def _mount(spec: dict[str, Any]) -> None:
     try:
-        isolation.mount_folders(spec["binds"], spec["scratch"])
+        refused = isolation.mount_folders(spec["binds"], spec["scratch"], spec["layers"], spec["workdir"])
+        for place in refused if spec["layers"] and spec["layers"]["tells"] else []:
+            os.write(2, f"Runner: {place} is the host's own: what is written there is not part of the image\n".encode())
         isolation.mount_proc()
     except OSError as error:
         os.write(2, f"Runner: folders are not mounted: {error}\n".encode())

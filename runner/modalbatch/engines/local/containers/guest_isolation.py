@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x0002_0000, 0x1000_0000, 0x2000_0000
@@ -70,21 +72,31 @@ def _try_mounts(place: str) -> int:
     return 0
 
 
-def mount_folders(binds: list[Bind], scratch: str) -> None:
+def mount_folders(
+    binds: list[Bind], scratch: str, layers: dict[str, Any] | None = None, workdir: str = ""
+) -> list[str]:
     """Shows folders and files at absolute paths; needs `enter_namespaces` and an empty folder `scratch`.
 
-    Missing mount points are made in the namespace only, never on the host's disk.
+    Missing mount points are made in the namespace only, never on the host's disk. With `layers` (`images/layer.py`)
+    everything else that is written stays off it too, and `workdir` is made if it is missing; the places where the
+    kernel refuses that are the result.
 
     Raises: OSError when the kernel refuses.
     """
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    ours: set[str] = set()
-    if any(not os.path.exists(bind[1]) for bind in binds):  # noqa: PTH110
+    ours = _Ours()
+    refused: list[str] = []
+    if layers is not None:
+        refused = _move_to_overlays(scratch, layers, ours)
+    elif any(not os.path.exists(bind[1]) for bind in binds):  # noqa: PTH110
         _move_to_copy_of_root(scratch)
-        ours.add("/")
+        ours.folders.add("/")
     for bind in sorted(binds, key=lambda bind: bind[1]):
         _make_mount_point(bind[1], os.path.isdir(bind[0]), ours)  # noqa: PTH112
         _show(bind, bind[1])
+    if workdir:
+        _make_mount_point(workdir, True, ours)
+    return refused
 
 
 def mount_anew(pid: int, binds: list[Bind], scratch: str) -> int:
@@ -135,12 +147,10 @@ def _show(bind: Bind, target: str) -> None:
             _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         return
     folders = {"lowerdir": source, "upperdir": f"{layer}/upper", "workdir": f"{layer}/work"}
-    # `volatile`: nobody mounts a layer again after a crash, so the kernel need not write it to the disk.
-    options = ",".join([*(f"{name}={_escape(path)}" for name, path in folders.items()), "volatile"])
-    try:
-        _mount("overlay", target, "overlay", 0, f"{options},metacopy=off,redirect_dir=off,index=off")
-    except PermissionError:
-        _mount("overlay", target, "overlay", 0, f"{options},userxattr")  # in a user namespace: those are off
+    # `volatile`: nobody mounts a layer again after a crash, so the kernel need not write it to the disk. `userxattr`
+    # is what a user namespace needs, and turns off everything that would make a layer more than plain files.
+    options = ",".join([*(f"{name}={_escape(path)}" for name, path in folders.items()), "volatile", "userxattr"])
+    _mount("overlay", target, "overlay", 0, options)
 
 
 def _escape(path: str) -> str:
@@ -153,6 +163,17 @@ def mount_proc() -> None:
         _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     except OSError:
         return
+
+
+class _Ours:
+    """Folders that exist in this namespace only: by name, and all of the overlays."""
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()
+        self.devices: set[int] = set()
+
+    def has(self, folder: str) -> bool:
+        return folder in self.folders or os.stat(folder).st_dev in self.devices  # noqa: PTH116
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
@@ -173,6 +194,43 @@ def _move_to_copy_of_root(scratch: str) -> None:
     os.chdir(folder)
 
 
+def _move_to_overlays(scratch: str, layers: dict[str, Any], ours: _Ours) -> list[str]:
+    """Replaces / by overlays over it and its folders; what they cannot cover shows through. The refused ones."""
+    folder = os.getcwd()  # noqa: PTH109
+    overlays: dict[str, str] = dict(layers["overlays"])
+    hidden = _mounts_below(overlays)
+    for place, options in layers["below"]:
+        _mount("overlay", place, "overlay", 0, options)
+    _mount("overlay", scratch, "overlay", 0, overlays.pop("/"))
+    ours.devices.add(os.stat(scratch).st_dev)  # noqa: PTH116
+    tops = [entry.path for entry in os.scandir("/") if not entry.is_symlink()]
+    refused = []
+    # Folders before what is in them; mounts within a place are hidden by its overlay, so they are shown again.
+    for target in sorted({*tops, *hidden, *overlays, *layers["real"]}):
+        place = f"{scratch}{target}"
+        if target in overlays:
+            try:
+                _mount("overlay", place, "overlay", 0, overlays[target])
+                ours.devices.add(os.stat(place).st_dev)  # noqa: PTH116
+                continue
+            except OSError:
+                refused.append(target)
+        if os.path.exists(target) and os.path.exists(place):  # noqa: PTH110
+            # Not with what is below it where that is us.
+            _mount(target, place, None, _MS_BIND if scratch.startswith(f"{target}/") else _MS_BIND | _MS_REC)
+    os.chroot(scratch)
+    os.chdir(folder)
+    return refused
+
+
+def _mounts_below(places: Iterable[str]) -> list[str]:
+    """Mount points in folders."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    # The kernel writes blanks and backslashes in them as octal numbers.
+    points = [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in lines]
+    return [point for point in points if any(point.startswith(f"{place}/") for place in places if place != "/")]
+
+
 def _show_entries(old: str, new: str) -> None:
     """Makes every entry of folder `old` visible in the empty tmpfs folder `new`."""
     for entry in os.scandir(old):
@@ -187,18 +245,18 @@ def _show_entries(old: str, new: str) -> None:
             _mount(entry.path, target, None, _MS_BIND)
 
 
-def _make_mount_point(path: str, is_folder: bool, ours: set[str]) -> None:
-    """Makes a missing file or folder; `ours` are the folders that exist in this namespace only."""
+def _make_mount_point(path: str, is_folder: bool, ours: _Ours) -> None:
+    """Makes a missing file or folder."""
     if os.path.exists(path):  # noqa: PTH110
         return
     parent = os.path.dirname(path)  # noqa: PTH120
     _make_mount_point(parent, True, ours)
-    if parent not in ours:
+    if not ours.has(parent):
         _cover(parent)
-        ours.add(parent)
+        ours.folders.add(parent)
     if is_folder:
         os.mkdir(path)  # noqa: PTH102
-        ours.add(path)
+        ours.folders.add(path)
     else:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 

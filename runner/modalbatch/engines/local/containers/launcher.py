@@ -1,30 +1,23 @@
 """From a container on paper to a process. Runs on: laptop.
 
-Owns everything that a container is given: its socket, arguments, variables, folders and log pipes; and takes it all
-back when it has ended.
+Owns the start of containers: environment, socket, log pipes, fork; and what is said where the kernel refuses us
+something. What a container is given, and what is taken back when it has ended, is `outfit.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import contextlib
-import json
 import logging
 import os
-import shutil
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Coroutine
+from typing import Any
 
 from modalbatch.engines.local.containers.container import Container
-from modalbatch.engines.local.containers.guest_isolation import Bind
-from modalbatch.engines.local.containers.log import MAX_ENTRY_BYTES
-from modalbatch.engines.local.function import App, Function
-from modalbatch.engines.local.images.image import ImageSpec
-from modalbatch.engines.local.images.mount import MountStore, Root
-from modalbatch.engines.local.images.provision import Provisioner, remove_quietly
+from modalbatch.engines.local.containers.forkserver import ForkServer
+from modalbatch.engines.local.containers.outfit import Outfitter, needs_layers
+from modalbatch.engines.local.containers.pipe import LogPipe
+from modalbatch.engines.local.images.provision import Provisioner
 from modalbatch.engines.local.service import Service
-from modalbatch.engines.local.storage.view import Views
 from modalbatch.engines.local.wire import failure, proto
 from modalbatch.errors import ModalbatchError
 
@@ -32,9 +25,13 @@ _NO_NAMESPACES = (
     "containers have no namespaces of their own here: they see each other's processes, and a volume is not at its mount"
     " path but where the variable MODALBATCH_MOUNTS (JSON, by mount path) says"
 )
-_NO_OVERLAYS = (
-    "volumes are shared folders here: what a container writes is seen by all at once, without commit and reload; the"
-    " kernel, or the file system of the home, has no overlays for us"
+_SHARED_VOLUMES = (
+    "the kernel, or the file system of the home, has no overlays for us: volumes are shared folders, what a container"
+    " writes is seen by all at once, without commit and reload"
+)
+_NO_LAYERS = (
+    "the kernel gives no overlays here: what run_function writes is not part of the image but stays where it was"
+    " written: on this machine's own file system, files with relative names in the folder of the function's code"
 )
 _log = logging.getLogger("modalbatch.engine")
 
@@ -42,212 +39,74 @@ _log = logging.getLogger("modalbatch.engine")
 class Launcher:
     """Starts containers."""
 
-    def __init__(
-        self,
-        *,
-        provisioner: Provisioner,
-        mounts: MountStore,
-        run_folder: Path,
-        engine_id: str,
-        secret: Callable[[str], Mapping[str, str]],
-        volume_folder: Callable[[str], Path],
-        views: Views,
-        layout: Callable[[App, int], object],
-        is_plain: bool,
-    ) -> None:
+    def __init__(self, provisioner: Provisioner, outfitter: Outfitter) -> None:
         self._provisioner = provisioner
-        self._mounts = mounts
-        self._run_folder = run_folder
-        self._engine_id = engine_id
-        self._secret = secret
-        self._volume_folder = volume_folder
-        self._views = views
-        self._layout = layout
-        self._is_plain = is_plain
+        self._outfitter = outfitter
         self._tasks: set[asyncio.Task[None]] = set()
         #: Set when the service exists: it serves the containers' sockets too.
         self.service: Service
-        #: Becomes the root of containers that need folders which this machine lacks.
-        self._scratch = run_folder / "root"
-        self._scratch.mkdir(exist_ok=True)
+        outfitter.scratch.mkdir(exist_ok=True)
 
     def launch(self, container: Container) -> None:
         """Starts a container in the background; its pool hears of the end, whatever it is."""
-        self._keep(asyncio.ensure_future(self._start(container)))
+        self._run(self._start(container))
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _start(self, container: Container) -> None:
-        function = container.function
-        socket_path = self._run_folder / container.id
+        function, outfitter = container.function, self._outfitter
         listener: asyncio.AbstractServer | None = None
+
+        def ended(code: int) -> None:
+            if listener is not None:
+                listener.close()
+            self._run(outfitter.take_back(container))
+            function.pool.on_exit(container, code)
+
         try:
             environment = await self._provisioner.environment(
-                function.definition.image_id, self._secret, function.app.tell_once
+                function.definition.image_id, outfitter.secret, function.app.tell_once
             )
-            listener = await self.service.listen(str(socket_path))
+            listener = await self.service.listen(str(outfitter.socket_path(container)))
             server = self._provisioner.server(environment)
             await server.ready()
-            mounts = await self._mount_volumes(container, isolated=server.has_overlays and not self._is_plain)
-            spec_path = self._write_spec(container, environment, socket_path, mounts)
+            isolated = server.has_overlays and not outfitter.is_plain
+            spec_path = await outfitter.prepare(container, environment, isolated=isolated)
         except Exception as error:
             _log.exception("cannot prepare %s", container.id)
             text = error.message if isinstance(error, ModalbatchError) else repr(error)
             container.result = failure(text)
-            self._clean_up(container, listener)
-            function.pool.on_exit(container, -1)
+            ended(-1)
             return
-        if self._is_plain or not server.has_namespaces:
-            self._provisioner.note(_NO_NAMESPACES)
-            function.app.tell_once(_NO_NAMESPACES)
-        elif function.definition.volume_mounts and not server.has_overlays:
-            function.app.tell_once(_NO_OVERLAYS)
+        self._tell_limits(container, server)
         logs = [LogPipe(container, stream) for stream in (proto.FILE_DESCRIPTOR_STDOUT, proto.FILE_DESCRIPTOR_STDERR)]
 
-        def ended(code: int) -> None:
+        def exited(code: int) -> None:
             for log in logs:
                 log.close()
-            self._clean_up(container, listener)
-            function.pool.on_exit(container, code)
+            ended(code)
 
-        server.start(container.id, spec_path, [log.write_end for log in logs], ended)
+        server.start(container.id, spec_path, [log.write_end for log in logs], exited)
         for log in logs:
             os.close(log.write_end)
         container.send_signal = lambda number: server.signal(container.id, number)
-        scratch = str(self._scratch)
-        container.remount = lambda binds: server.mount(container.id, binds, scratch)
+        container.remount = lambda binds: server.mount(container.id, binds, str(outfitter.scratch))
         if container.is_draining and not container.is_ready:  # stopped while it was being prepared
             container.kill(container.reason)
 
-    def _clean_up(self, container: Container, listener: asyncio.AbstractServer | None) -> None:
-        """Takes back what a container was given."""
-        if listener is not None:
-            listener.close()
-        for suffix in ("", ".spec", ".args"):
-            remove_quietly(self._run_folder / f"{container.id}{suffix}")
-        shutil.rmtree(self._run_folder / f"{container.id}.work", ignore_errors=True)
-        self._keep(asyncio.ensure_future(self._views.close(container.id)))
-
-    async def _mount_volumes(self, container: Container, *, isolated: bool) -> list[Bind]:
-        """How a container's volumes are mounted: each with what it writes apart, or as the one shared folder."""
-        binds = []
-        for mount in container.function.definition.volume_mounts:
-            if isolated:
-                binds.append(await self._views.open(container.id, mount))
-            else:
-                folder = self._volume_folder(mount.volume_id) / (mount.sub_path or "").lstrip("/")
-                folder.mkdir(parents=True, exist_ok=True)
-                binds.append((str(folder), mount.mount_path.rstrip("/"), mount.read_only, ""))
-        return binds
-
-    def _write_spec(self, container: Container, environment: Path, socket_path: Path, mounts: list[Bind]) -> Path:
-        function, d = container.function, container.function.definition
-        arguments = proto.ContainerArguments(
-            task_id=container.id,
-            function_id=function.id,
-            app_id=function.app.id,
-            function_def=d,
-            app_layout=self._layout(function.app, function.version),
-            serialized_params=function.params,
-            environment_name=function.app.environment,
-        )
-        arguments_path = socket_path.with_name(f"{container.id}.args")
-        arguments_path.write_bytes(arguments.SerializeToString())
-        image = self._provisioner.spec(d.image_id)
-        root = self._mounts.root(d.mount_ids, image.copies)
-        binds = mounts + self._binds(container, root, image, mounts)
-        environ = self._environ(function, environment, image)
-        environ |= {
-            "MODAL_SERVER_URL": f"unix://{socket_path}",
-            "MODAL_TASK_ID": container.id,
-            "MODAL_CONTAINER_ARGUMENTS_PATH": str(arguments_path),
-            "MODALBATCH_MOUNTS": json.dumps(
-                {target: target if layer else source for source, target, _, layer in binds}
-            ),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(root.home), environ.get("PYTHONPATH", "")])),
-        }
-        spec = {
-            "cwd": str(root.home),
-            "workdir": image.workdir,
-            "environ": environ,
-            "binds": binds,
-            "namespaces": not self._is_plain,
-            "path": environ["PYTHONPATH"].split(os.pathsep),
-            "scratch": str(self._scratch),
-        }
-        spec_path = socket_path.with_name(f"{container.id}.spec")
-        spec_path.write_text(json.dumps(spec))
-        return spec_path
-
-    def _binds(self, container: Container, root: Root, image: ImageSpec, mounts: list[Bind]) -> list[Bind]:
-        binds = [(source, target, False, "") for source, target in root.binds]
-        targets = [bind[1] for bind in binds + mounts]
-        work = image.workdir
-        if work and not Path(work).is_dir() and not any(work == t or work.startswith(f"{t}/") for t in targets):
-            folder = self._run_folder / f"{container.id}.work"
-            folder.mkdir()
-            binds.append((str(folder), work, False, ""))
-        return binds
-
-    def _environ(self, function: Function, environment: Path, image: ImageSpec) -> dict[str, str]:
-        environ = dict(self._provisioner.environ)
-        path = f"{environment / 'bin'}{os.pathsep}{environ.get('PATH', os.defpath)}"
-        environ["PATH"] = path
-        for name, value in image.environ.items():
-            environ[name] = value.replace("$PATH", path)
-        for secret_id in function.definition.secret_ids:
-            environ.update(self._secret(secret_id))
-        return environ | {
-            "MODAL_IS_REMOTE": "1",
-            "MODAL_CONFIG_PATH": os.devnull,
-            "MODAL_ENVIRONMENT": function.app.environment,
-            "MODAL_IMAGE_ID": function.definition.image_id,
-            "MODAL_CLOUD_PROVIDER": "CLOUD_PROVIDER_LOCAL",
-            "MODAL_REGION": "local",
-            "PYTHONUNBUFFERED": "1",
-            "MODALBATCH_LOCAL_ENGINE": self._engine_id,
-        }
-
-
-class LogPipe:
-    """Carries one stream of a container into its app's log."""
-
-    def __init__(self, container: Container, stream: int) -> None:
-        self._container = container
-        self._stream = stream
-        self._read_end, self.write_end = os.pipe()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        os.set_blocking(self._read_end, False)
-        asyncio.get_running_loop().add_reader(self._read_end, self._read)
-
-    def close(self) -> None:
-        """Takes what is still in the pipe, then lets go of it."""
-        if self._read_end < 0:
+    def _tell_limits(self, container: Container, server: ForkServer) -> None:
+        """Says what a container does not have here because the kernel does not give it."""
+        app, definition = container.function.app, container.function.definition
+        is_plain = self._outfitter.is_plain or not server.has_namespaces
+        if is_plain:
+            self._provisioner.note(_NO_NAMESPACES)
+            app.tell_once(_NO_NAMESPACES)
+        if not is_plain and server.has_overlays:
             return
-        with contextlib.suppress(OSError):
-            while self._read():
-                continue
-        self._end()
-
-    def _read(self) -> bool:
-        if self._read_end < 0:
-            return False
-        try:
-            data = os.read(self._read_end, MAX_ENTRY_BYTES)
-        except BlockingIOError:
-            return False
-        text = self._decoder.decode(data, final=not data)
-        if text:
-            function = self._container.function
-            function.app.log.write(text, stream=self._stream, task_id=self._container.id, function_id=function.id)
-        if not data:
-            self._end()
-        return bool(data)
-
-    def _end(self) -> None:
-        if self._read_end >= 0:
-            asyncio.get_running_loop().remove_reader(self._read_end)
-            os.close(self._read_end)
-            self._read_end = -1
+        if definition.volume_mounts:
+            app.tell_once(_SHARED_VOLUMES)
+        if needs_layers(container.function, self._provisioner.spec(definition.image_id)):
+            app.tell_once(_NO_LAYERS)

@@ -322,7 +322,7 @@ class Pool:
             # Once for free, as after a preemption; a poison input must not take containers for ever. In a deployed app
             # it does, on Modal too: only the pauses get longer.
             item.n_crashes += 1
-            if not self._fails_at_once(item) or item.n_crashes % 2:
+            if not self._fails_at_once(item) or (item.n_crashes % 2 and not self._function.build_id):
                 self.add(item, first=True)
             else:
                 text = f"container exited with code {code} while it ran the input"
@@ -332,11 +332,12 @@ class Pool:
         """Pauses after one failure too many; what waits in an ephemeral app fails then."""
         app = self._function.app
         if not app.is_live or not self._crashes.fail(is_start=is_start, is_deployed=bool(app.deployed_at)):
+            if self._function.build_id:  # one failure is enough for who waits for an image
+                self._fail_pending(result)
             return
         pause_s = self._crashes.pause()
         self._broken = result
-        for item in self._pending.take_if(self._fails_at_once):
-            self.finish(item, result, data_format=0)
+        self._fail_pending(result)
         if app.deployed_at:
             said = "fail to start" if is_start else "crash"
             name = self._function.name
@@ -345,6 +346,10 @@ class Pool:
     def _fails_at_once(self, item: Input) -> bool:
         """Whether crashes count for an input: a deployed app's waits, unless it is a request over HTTP."""
         return not self._function.app.deployed_at or item.call.body is not None
+
+    def _fail_pending(self, result: Message) -> None:
+        for item in self._pending.take_if(self._fails_at_once):
+            self.finish(item, result, data_format=0)
 
     def retire(self) -> None:
         """Lets every container end after what it does now: its definition is out of date."""

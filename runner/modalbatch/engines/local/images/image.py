@@ -59,6 +59,8 @@ class ImageSpec:
     workdir: str = ""
     #: (mount id, folder in the container) of `add_local_*(copy=True)`.
     copies: list[tuple[str, str]] = field(default_factory=list)
+    #: Images among the layers that a build function has made, base first.
+    layers: list[str] = field(default_factory=list)
     #: Lines that are not run here.
     ignored: list[str] = field(default_factory=list)
 
@@ -84,8 +86,6 @@ class _Layer:
 
     def read(self) -> None:
         """Adds this layer to the spec."""
-        if self._layer.build_function.definition:
-            self._spec.ignored.append("run_function")
         for line in _lines(self._layer.dockerfile_commands):
             word, _, rest = line.partition(" ")
             reader = getattr(self, f"_read_{word.lower()}", None)

@@ -31,6 +31,8 @@ class Root:
     home: Path
     #: (source, absolute target) of everything outside /root.
     binds: tuple[tuple[str, str], ...]
+    #: The same of what is in /root, for containers that see the host's.
+    home_binds: tuple[tuple[str, str], ...]
 
 
 class MountStore:
@@ -65,11 +67,13 @@ class MountStore:
             raise not_found(f"file {sha256} was not uploaded")
         return self._file(sha256)
 
-    def add(self, mount_id: str, files: Iterable[Message]) -> str:
-        """Keeps a mount; its content's hash."""
+    def add(self, files: Iterable[Message]) -> tuple[str, str]:
+        """Keeps a mount; its id and its content's hash. Equal mounts are one, or no image with a copy would be kept."""
         request = proto.MountGetOrCreateRequest(files=files)
+        content_hash = _content_hash(request.files)
+        mount_id = f"mo-{content_hash[:22]}"
         self._store.put("mount", mount_id, request.SerializeToString())
-        return _content_hash(request.files)
+        return mount_id, content_hash
 
     def root(self, mount_ids: Sequence[str], copies: Sequence[tuple[str, str]]) -> Root:
         """The folder for a set of mounts, and of mounts copied into an image at a folder; made when first asked for."""
@@ -114,7 +118,8 @@ class MountStore:
                 _merge([source], home)
             home.mkdir(exist_ok=True)
             _publish(draft, root)
-        return Root(home=root / _HOME, binds=tuple(_binds(root, PurePosixPath("/"))))
+        home = root / _HOME
+        return Root(home=home, binds=tuple(_binds(root, PurePosixPath("/"))), home_binds=tuple(_home_binds(home)))
 
 
 def _content_hash(files: Iterable[Message]) -> str:
@@ -171,3 +176,22 @@ def _binds(folder: Path, target: PurePosixPath) -> Iterable[tuple[str, str]]:
             yield from _binds(entry, place)
         else:
             yield str(entry.resolve()), str(place)
+
+
+def _home_binds(home: Path) -> Iterable[tuple[str, str]]:
+    """What must be mounted so that /root shows data that is copied there; code is imported, wherever it is.
+
+    The host's /root stays what it is for who can see it: it may be the user's home, with all that is kept there.
+    """
+    place = PurePosixPath(f"/{_HOME}")
+    if not os.access(place, os.X_OK):
+        yield str(home), str(place)
+        return
+    for entry in sorted(home.iterdir()):
+        target = place / entry.name
+        if entry.suffix == ".py" or (entry / "__init__.py").exists():
+            continue
+        if entry.is_dir() and Path(target).is_dir():
+            yield from _binds(entry, target)
+        elif not Path(target).exists():
+            yield str(entry.resolve()), str(target)

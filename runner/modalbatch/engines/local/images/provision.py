@@ -56,14 +56,21 @@ class Provisioner:
 
     def add_image(self, image: Message) -> str:
         """Takes a layer; its id, equal for equal layers."""
-        data = image.SerializeToString(deterministic=True)
-        image_id = _IMAGE_PREFIX + hashlib.sha256(data).hexdigest()[:22]
-        if self._store.find("image", image_id) is None:
-            self._store.put("image", image_id, data)
+        # Without secrets: a client makes some anew each time.
+        content = proto.Image()
+        content.CopyFrom(image)
+        del content.secret_ids[:]
+        image_id = _IMAGE_PREFIX + hashlib.sha256(content.SerializeToString(deterministic=True)).hexdigest()[:22]
+        self.put_image(image_id, image)
         key = self._store.find("used", f"{image_id}-used")
         if key is not None and self._cache.has(key.decode()):
             self._server(key.decode())
         return image_id
+
+    def put_image(self, image_id: str, image: Message) -> None:
+        """Keeps a layer under an id."""
+        self._store.put("image", image_id, image.SerializeToString(deterministic=True))
+        self._specs.pop(image_id, None)
 
     def python_version(self, image_id: str) -> str:
         """The minor version that an image asks for."""
@@ -72,7 +79,9 @@ class Provisioner:
     def spec(self, image_id: str) -> ImageSpec:
         """What an image says. Raises: NOT_FOUND for an id of another engine."""
         if image_id not in self._specs:
-            self._specs[image_id] = read_image(image_layers(self._store, image_id), self._python_of_mount)
+            layers = image_layers(self._store, image_id)
+            self._specs[image_id] = spec = read_image(list(layers.values()), self._python_of_mount)
+            spec.layers = [layer_id for layer_id, layer in layers.items() if layer.build_function.definition]
         return self._specs[image_id]
 
     async def environment(
@@ -129,15 +138,15 @@ class Provisioner:
         return found[1] if found else ""
 
 
-def image_layers(store: Store, image_id: str) -> list[Message]:
-    """An image's layers, base first. Raises: NOT_FOUND for an id of another home."""
-    layers: list[Message] = []
+def image_layers(store: Store, image_id: str) -> dict[str, Message]:
+    """An image's layers by id, base first. Raises: NOT_FOUND for an id of another home."""
+    layers: dict[str, Message] = {}
     while image_id:
         data = store.find("image", image_id)
         if data is None:
             raise not_found(f"image {image_id} was not made by this engine")
-        layers.insert(0, proto.Image.FromString(data))
-        bases = layers[0].base_images
+        layers = {image_id: proto.Image.FromString(data), **layers}
+        bases = layers[image_id].base_images
         image_id = bases[0].image_id if bases else ""
     return layers
 

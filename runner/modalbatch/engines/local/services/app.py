@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
 from modalbatch.engines.local.engine import Engine
@@ -136,8 +137,10 @@ class AppService:
         if app.state == proto.APP_STATE_DEPLOYED:
             self._engine.untie(app)
             app.name = request.name
-            self._deploy(app, tag=request.deployment_tag, client_version=request.client_version)
+            self._deploy(app, tag=request.deployment_tag, client_version=request.client_version or version("modal"))
         else:
+            if any(self._engine.function(function_id).has_schedule for function_id in app.function_ids.values()):
+                app.tell_once("schedules fire when the app is deployed (`modal deploy`)")
             self._engine.prestart(app)
         return message(
             proto.AppPublishResponse, url=_page(app), deployed_at=app.deployed_at or self._engine.clock.now()
@@ -169,6 +172,15 @@ class AppService:
         await self._engine.web.start()
         self._deploy(app, rollback_version=version)
         return message(proto.AppRollbackResponse, url=_page(app), deployed_at=app.deployed_at)
+
+    async def AppRollover(self, request: Message, peer: Peer) -> Message:
+        """Deploys what is deployed once more: containers end after what they do, new ones take over."""
+        app = self._engine.app(request.app_id)
+        self._deploy(app, client_version=version("modal"))
+        for function in app.functions.values():
+            if not function.version:
+                function.pool.retire()
+        return message(proto.AppRolloverResponse, url=_page(app), deployed_at=app.deployed_at)
 
     async def AppHeartbeat(self, request: Message, peer: Peer) -> None:
         """The life of a client is watched by its process, not by this."""

@@ -32,9 +32,8 @@ class ContainerService:
     async def ContainerHello(self, request: Message, peer: Peer) -> None:
         """Says hello back when there is work."""
         container = self._container(peer)
-        was_held = container.is_held
         await container.released.wait()
-        if was_held and container.remount is not None:
+        if container.was_held and container.remount is not None:
             await self._engine.views.renew(container.id, container.remount)
 
     async def ContainerHeartbeat(self, request: Message, peer: Peer) -> Message:

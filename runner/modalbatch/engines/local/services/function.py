@@ -210,7 +210,7 @@ def _check(app: App, definition: Message, request: Message) -> None:
     if request.schedule.WhichOneof("schedule_oneof"):  # newer clients say it in the definition
         definition.schedule.CopyFrom(request.schedule)
     if definition.schedule.WhichOneof("schedule_oneof"):
-        _check_schedule(app, definition)
+        _check_schedule(definition)
 
 
 def _check_web(app: App, definition: Message) -> None:
@@ -247,10 +247,8 @@ def _check_retries(app: App, definition: Message) -> None:
         app.tell_once(f"`{name}` has {policy.retries} retries: Modal may accept no more than {_SURE_RETRIES}")
 
 
-def _check_schedule(app: App, definition: Message) -> None:
+def _check_schedule(definition: Message) -> None:
     try:
         Cycle(definition.schedule)
     except (ValueError, OverflowError) as error:
         raise invalid(f"schedule of `{definition.function_name}`: {error}") from error
-    if app.state != proto.APP_STATE_DEPLOYED:
-        app.tell_once("schedules fire when the app is deployed (`modal deploy`)")

@@ -5,11 +5,14 @@ Owns the translation only; nothing is built here.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from modalbatch.engines.local.engine import Engine
+from modalbatch.engines.local.services.app import Send
 from modalbatch.engines.local.wire import (
     BUILDER_VERSION,
+    LONG_POLL_S,
     SUCCESS,
     Message,
     Peer,
@@ -29,18 +32,44 @@ class ImageService:
     async def ImageGetOrCreate(self, request: Message, peer: Peer) -> Message:
         """Takes a layer. Its packages are installed when a function uses it: a layer in between may never be used."""
         image_id = self._engine.provisioner.add_image(request.image)
-        metadata = message(
+        result = Result(status=SUCCESS)
+        if request.image.build_function.definition:
+            image_id = await self._engine.builder.image(image_id, request)
+            if self._engine.builder.find(image_id) is not None:
+                result = Result()  # the client asks with `ImageJoinStreaming`
+        metadata = self._metadata(image_id, request.builder_version)
+        return proto.ImageGetOrCreateResponse(image_id=image_id, result=result, metadata=metadata)
+
+    async def ImageJoinStreaming(self, request: Message, peer: Peer, send: Send) -> None:
+        """Streams what the build of an image prints, then its result."""
+        build = self._engine.builder.find(request.image_id)
+        log = self._engine.builder.log(request.image_id)
+        position = int(request.last_entry_id or 0)
+        end = time.monotonic() + min(request.timeout, LONG_POLL_S)
+        while build is not None or request.include_logs_for_finished:
+            is_done = build is None or bool(build.result.status)
+            for batch in log.read(position):
+                position = int(batch.entry_id)
+                await send(proto.ImageJoinStreamingResponse(task_logs=batch.items, entry_id=batch.entry_id))
+            if is_done:
+                break
+            if (left_s := end - time.monotonic()) <= 0:
+                return
+            await log.wait(left_s)
+        result = build.result if build is not None else Result(status=SUCCESS)
+        metadata = self._metadata(request.image_id)
+        await send(proto.ImageJoinStreamingResponse(result=result, metadata=metadata, eof=True))
+
+    def _metadata(self, image_id: str, builder_version: str = "") -> Message:
+        return message(
             proto.ImageMetadata,
-            image_builder_version=request.builder_version or BUILDER_VERSION,
+            image_builder_version=builder_version or BUILDER_VERSION,
             python_version_info=self._engine.provisioner.python_version(image_id) or None,
         )
-        return proto.ImageGetOrCreateResponse(image_id=image_id, result=Result(status=SUCCESS), metadata=metadata)
 
     async def ImageFromId(self, request: Message, peer: Peer) -> Message:
         """An image that was made here before."""
-        self._engine.provisioner.spec(request.image_id)
-        metadata = message(proto.ImageMetadata, image_builder_version=BUILDER_VERSION)
-        return proto.ImageFromIdResponse(image_id=request.image_id, metadata=metadata)
+        return proto.ImageFromIdResponse(image_id=request.image_id, metadata=self._metadata(request.image_id))
 
     async def MountGetOrCreate(self, request: Message, peer: Peer) -> Message:
         """Takes a mount's list of files; one that Modal publishes (its client, a Python) has none here."""
@@ -52,8 +81,7 @@ class ImageService:
                 self._engine.store.put("mount-name", f"{mount_id}-name", request.deployment_name.encode())
             checksum = "0" * 64
         else:
-            mount_id = mint_id("mo")
-            checksum = self._engine.mounts.add(mount_id, request.files)
+            mount_id, checksum = self._engine.mounts.add(request.files)
         metadata = message(proto.MountHandleMetadata, content_checksum_sha256_hex=checksum)
         return proto.MountGetOrCreateResponse(mount_id=mount_id, handle_metadata=metadata)
 

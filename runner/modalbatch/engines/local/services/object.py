@@ -17,10 +17,22 @@ from modalbatch.engines.local.name import check_environment, check_name
 from modalbatch.engines.local.services.app import DEFAULT_ENVIRONMENT, Send
 from modalbatch.engines.local.storage.secret import named_secret
 from modalbatch.engines.local.store import Store
-from modalbatch.engines.local.wire import LONG_POLL_S, Message, Peer, already_exists, message, mint_id, not_found, proto
+from modalbatch.engines.local.wire import (
+    LONG_POLL_S,
+    Message,
+    Peer,
+    already_exists,
+    message,
+    mint_id,
+    not_found,
+    proto,
+    refused,
+)
 
 #: (number, value) of items of a queue.
 Items = list[tuple[int, bytes]]
+#: Items of a queue that a listing counts at most, unless it says.
+_MAX_SHOWN = 1_000_000
 _NAMELESS = (proto.OBJECT_CREATION_TYPE_EPHEMERAL, proto.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP)
 
 
@@ -59,6 +71,11 @@ def named_objects(store: Store, kind: str, request: Message) -> list[tuple[str, 
     return [row for row in rows if not page.created_before or row[2] < page.created_before][: page.max_objects or None]
 
 
+def creation(created_at: float) -> Message:
+    """When an object was made. Clients ask for the next page of a listing by it."""
+    return message(proto.CreationInfo, created_at=created_at, created_by="you")
+
+
 class SecretService:
     """Secrets: of an app's own values, or by name from this machine."""
 
@@ -83,7 +100,39 @@ class SecretService:
                 self._keep(secret_id, values, False)
         else:
             secret_id = get_or_create(store, "secret", "st", request, create)
-        return message(proto.SecretGetOrCreateResponse, secret_id=secret_id)
+        metadata = self._metadata(secret_id, request.deployment_name, request.environment_name)
+        return message(proto.SecretGetOrCreateResponse, secret_id=secret_id, metadata=metadata)
+
+    def _metadata(self, secret_id: str, name: str, environment: str) -> Message:
+        return message(
+            proto.SecretMetadata,
+            name=name,
+            keys=sorted(self._engine.secret(secret_id)),
+            environment_name=environment or DEFAULT_ENVIRONMENT,
+            creation_info=creation(self._engine.store.created_at(secret_id)),
+        )
+
+    async def SecretList(self, request: Message, peer: Peer) -> Message:
+        """The secrets that were made by name; not those in files, which belong to the user."""
+        environment = request.environment_name or DEFAULT_ENVIRONMENT
+        items = [
+            message(
+                proto.SecretListItem,
+                label=name,
+                secret_id=secret_id,
+                created_at=created_at,
+                environment_name=environment,
+                metadata=self._metadata(secret_id, name, environment),
+            )
+            for name, secret_id, created_at in named_objects(self._engine.store, "secret", request)
+        ]
+        return message(proto.SecretListResponse, items=items, environment_name=environment)
+
+    async def SecretDelete(self, request: Message, peer: Peer) -> None:
+        """Removes a secret that was made by name."""
+        if not self._engine.store.has_name(request.secret_id):
+            raise refused(f"a secret in a file is yours to remove\nhint: see {self._engine.config.home / 'secrets'}")
+        self._engine.store.drop(request.secret_id)
 
     def _keep(self, secret_id: str, values: dict[str, str], named: bool) -> None:
         self._engine.secrets[secret_id] = values
@@ -112,7 +161,7 @@ class DictService:
         name = self._store.find("dict", dict_id)
         if name is None:
             raise not_found(f"dict {dict_id} is not known here")
-        return message(proto.DictMetadata, name=name.decode())
+        return message(proto.DictMetadata, name=name.decode(), creation_info=creation(self._store.created_at(dict_id)))
 
     async def DictGetById(self, request: Message, peer: Peer) -> Message:
         """A dict by id."""
@@ -198,7 +247,30 @@ class QueueService:
         name = self._store.find("queue", queue_id)
         if name is None:
             raise not_found(f"queue {queue_id} is not known here")
-        return message(proto.QueueMetadata, name=name.decode())
+        return message(
+            proto.QueueMetadata, name=name.decode(), creation_info=creation(self._store.created_at(queue_id))
+        )
+
+    async def QueueGetById(self, request: Message, peer: Peer) -> Message:
+        """A queue by id."""
+        return message(proto.QueueGetByIdResponse, queue_id=request.queue_id, metadata=self._metadata(request.queue_id))
+
+    async def QueueList(self, request: Message, peer: Peer) -> Message:
+        """The named queues of an environment."""
+        infos = [
+            message(
+                proto.QueueListResponse.QueueInfo,
+                name=name,
+                queue_id=queue_id,
+                created_at=created_at,
+                num_partitions=self._store.n_partitions(queue_id),
+                total_size=min(self._store.n_items(queue_id), request.total_size_limit or _MAX_SHOWN),
+                metadata=self._metadata(queue_id),
+            )
+            for name, queue_id, created_at in named_objects(self._store, "queue", request)
+        ]
+        environment = request.environment_name or DEFAULT_ENVIRONMENT
+        return message(proto.QueueListResponse, queues=infos, environment_name=environment)
 
     async def QueueHeartbeat(self, request: Message, peer: Peer) -> None:
         """A nameless queue lives as long as the engine."""

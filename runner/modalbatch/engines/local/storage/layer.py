@@ -14,8 +14,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-#: How the kernel marks a folder that hides the one below it: as root, and in a user namespace.
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+#: How the kernel marks a folder that hides the one below it.
+_OPAQUE = "user.overlay.opaque"
 _GONE, _FOLDER = ("gone",), ("folder",)
 
 
@@ -114,10 +114,8 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _is_opaque(path: Path) -> bool:
-    for name in _OPAQUE:
-        with contextlib.suppress(OSError):
-            if os.getxattr(path, name, follow_symlinks=False) == b"y":
-                return True
+    with contextlib.suppress(OSError):
+        return os.getxattr(path, _OPAQUE, follow_symlinks=False) == b"y"
     return False
 
 
