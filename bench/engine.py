@@ -17,7 +17,7 @@ from memory import descendants, rss_bytes
 from modalbatch.engines.local import LocalEngine
 
 APP = """\
-import asyncio, sys, time
+import sys, time
 import modal
 
 app = modal.App("hello", image=modal.Image.debian_slim(python_version="{python}"))
@@ -52,21 +52,10 @@ def many(n: int) -> None:
 
 
 def pending(n: int) -> None:
-    # A map has 1,000 inputs in flight at most.
-    async def feed() -> None:
-        async for _ in wait.map.aio(["x" * 200] * 1000):
-            return
-
-    async def all() -> None:
-        async with app.run():
-            tasks = [asyncio.ensure_future(feed()) for _ in range(n // 1000)]
-            while (await wait.get_current_stats.aio()).backlog < n // 1000 * 1000 - 1:
-                await asyncio.sleep(0.2)
-            await asyncio.to_thread(ready)
-            for task in tasks:
-                task.cancel()
-
-    asyncio.run(all())
+    # Of inputs that somebody waits for, 2,000 may be queued.
+    with app.run():
+        wait.experimental_spawn_map(["x" * 200] * n)
+        ready()
 """
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 

@@ -234,6 +234,40 @@ def test_signals_go_to_the_command_once(home):
     assert processes_of(home) == []
 
 
+def _detach(home):
+    """A command whose app is detached, when it has ended and its call has not."""
+    source = (
+        "import trouble\n"
+        f"with trouble.app.run(detach=True):\n    trouble.wait_for.spawn('{home}/file')\n"
+        f"    while not __import__('os').path.exists('{home}/file.started'): pass\n"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-m", "modalbatch", "local", "--", sys.executable, "-c", source],
+        env=os.environ | {"MODALBATCH_HOME": str(home)},
+        stderr=subprocess.PIPE, text=True, cwd=APPS,
+    )  # fmt: skip
+    line = command.stderr.readline()
+    assert line == "note: trouble: detached, goes on; waiting for its end, Ctrl-C ends it now\n"
+    return command
+
+
+def test_a_command_waits_for_its_detached_app(home):
+    command = _detach(home)
+    assert command.poll() is None
+    (home / "file").write_text("go")
+    command.communicate()
+    assert command.returncode == 0
+    assert processes_of(home) == []
+
+
+def test_an_interrupt_ends_a_detached_app(home):
+    command = _detach(home)
+    command.send_signal(signal.SIGINT)
+    command.communicate()
+    assert command.returncode == 130
+    assert processes_of(home) == []
+
+
 def test_a_killed_command_leaves_nothing(home):
     source = (
         "import sys; from pathlib import Path; from modalbatch.engines.local import run_command\n"

@@ -43,7 +43,7 @@ from modalbatch.engines.local.storage.view import Views
 from modalbatch.engines.local.storage.volume import existing
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.web.site import Web
-from modalbatch.engines.local.wire import TERMINATED, Message, message, mint_id, not_found, proto
+from modalbatch.engines.local.wire import TERMINATED, Message, creation, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
 
 _log = logging.getLogger("modalbatch.engine")
@@ -242,6 +242,10 @@ class Engine:
             if not is_busy and not waiting:
                 self.run(lambda: self.stop_app(app))
 
+    def detached(self) -> list[str]:
+        """The names of apps that go on without their client."""
+        return sorted(app.name for app in self.apps.values() if app.state == proto.APP_STATE_DETACHED_DISCONNECTED)
+
     async def stop_app(self, app: App) -> None:
         """Ends an app: its calls, its containers, its log."""
         if app.state in (proto.APP_STATE_STOPPING, proto.APP_STATE_STOPPED):
@@ -417,7 +421,8 @@ class Engine:
     def volume_metadata(self, volume_id: str) -> Message:
         """A volume's name and version. Raises: NOT_FOUND."""
         facts = self._volume(volume_id)
-        return message(proto.VolumeMetadata, name=facts["name"], version=facts["version"])
+        made = creation(self.store.created_at(volume_id))
+        return message(proto.VolumeMetadata, name=facts["name"], version=facts["version"], creation_info=made)
 
     def volume_folder(self, volume_id: str) -> Path:
         """Where a volume's files are."""

@@ -130,8 +130,10 @@ class LocalEngine:
         for descriptor in (watch, self._lease.fileno()):
             poller.register(descriptor, select.POLLIN)
         try:
-            while watch not in (ready := [descriptor for descriptor, _ in poller.poll()]):
-                if ready and not self._listen(block=False):
+            is_over = False
+            while not is_over:
+                is_over = watch in [descriptor for descriptor, _ in poller.poll()]
+                if not self._listen(block=False):
                     process.terminate()
                     process.wait()
                     log = self._home / "engine" / "logs" / "engine.log"
@@ -139,6 +141,24 @@ class LocalEngine:
         finally:
             os.close(watch)
         return process.wait()
+
+    def await_detached(self, tell: Callable[[str], object]) -> None:
+        """Returns when no app is left that goes on without its client; says which there are."""
+        assert self._lease is not None
+        self._lease.setblocking(True)
+        with contextlib.suppress(OSError):
+            self._lease.sendall(b"detached\n")
+            while (names := self._detached()) != []:
+                if not (data := self._lease.recv(65536)):
+                    return
+                self._received += data
+                if names is None and (names := self._detached()):
+                    tell(f"note: {', '.join(names)}: detached, goes on; waiting for its end, Ctrl-C ends it now")
+
+    def _detached(self) -> list[str] | None:
+        """What the engine has said last about apps that go on."""
+        said = [item["detached"] for item in self._told() if "detached" in item]
+        return said[-1] if said else None
 
     @property
     def notes(self) -> list[str]:
@@ -275,6 +295,7 @@ def run_command(
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+        engine.await_detached(tell)
     for note in [note for note in engine.notes if note not in told]:
         tell(f"note: {note}")
     if engine.summary:

@@ -24,13 +24,18 @@ from modalbatch.engines.local.containers.forkserver import ForkServer, container
 from modalbatch.engines.local.images.environment import cache_folder
 from modalbatch.engines.local.store import Store
 
+#: Between two looks at what goes on without a client.
+_LOOK_S = 0.1
+
 
 class Leases:
     """Who holds the engine."""
 
-    def __init__(self, summary: Callable[[], str] | None) -> None:
+    def __init__(self, summary: Callable[[], str] | None, detached: Callable[[], list[str]]) -> None:
         #: What holders are told at their end.
         self._summary = summary
+        #: The apps that go on without their client.
+        self._detached = detached
         self._writers: set[asyncio.StreamWriter] = set()
         self._notes: list[str] = []
         self.all_released = asyncio.Event()
@@ -47,7 +52,8 @@ class Leases:
         self._writers.add(writer)
         writer.write(_line(notes=self._notes))
         with contextlib.suppress(ConnectionError):
-            await reader.read()
+            while await reader.readline():  # the holder would stay for apps that go on
+                await self._tell_detached(reader, writer)
         if self._summary is not None:
             writer.write(_line(summary=self._summary()))
         if len(self._writers) == 1:
@@ -55,6 +61,15 @@ class Leases:
             return
         self._writers.discard(writer)
         writer.close()
+
+    async def _tell_detached(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Says which apps go on, and then when they have ended; or until the holder leaves."""
+        told: list[str] | None = None
+        while told != [] and not reader.at_eof():
+            if (names := self._detached()) != told:
+                told = names
+                writer.write(_line(detached=names))
+            await asyncio.sleep(_LOOK_S if told else 0)
 
     def interrupt(self, number: int) -> None:
         """Ends the engine although it is held: somebody has sent it a signal."""
@@ -124,7 +139,7 @@ async def serve(options: dict[str, Any]) -> None:
         faults=engine.faults,
     )
     engine.launcher.service = service
-    leases = Leases(engine.faults.summary if engine.faults else None)
+    leases = Leases(engine.faults.summary if engine.faults else None, engine.detached)
     engine.on_note(leases.note)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leases.interrupt, number)

@@ -66,6 +66,11 @@ def message(kind: Any, **fields: Any) -> Message:
     return kind(**{name: value for name, value in fields.items() if name in known})
 
 
+def creation(created_at: float) -> Message:
+    """When an object was made. Clients ask for the next page of a listing by it."""
+    return message(proto.CreationInfo, created_at=created_at, created_by="you")
+
+
 def mint_id(prefix: str) -> str:
     """A new object id of Modal's form; the client's command line tells ids from names by their 22 characters."""
     return f"{prefix}-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))

@@ -22,6 +22,7 @@ from modalbatch.engines.local.wire import (
     Message,
     Peer,
     already_exists,
+    creation,
     message,
     mint_id,
     not_found,
@@ -69,11 +70,6 @@ def named_objects(store: Store, kind: str, request: Message) -> list[tuple[str, 
     page = request.pagination
     rows = store.names(kind, request.environment_name or DEFAULT_ENVIRONMENT)
     return [row for row in rows if not page.created_before or row[2] < page.created_before][: page.max_objects or None]
-
-
-def creation(created_at: float) -> Message:
-    """When an object was made. Clients ask for the next page of a listing by it."""
-    return message(proto.CreationInfo, created_at=created_at, created_by="you")
 
 
 class SecretService:
