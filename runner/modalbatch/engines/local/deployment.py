@@ -1,4 +1,4 @@
-"""Versions of deployed apps: what each consisted of. Runs on: laptop.
+"""What an app consists of, in the version in force and in earlier ones. Runs on: laptop.
 
 Owns the last few versions of every deployed app, in the store: a caller that names one gets functions of that version,
 in containers of their own, which call each other in that version too; a rollback puts one into force again.
@@ -77,6 +77,28 @@ class Deployments:
                 request = self._definition(app, version, function_id)
                 self._engine.add_function(app, request.function, pinned[name], version=version)
         return pinned, kept["class_ids"]
+
+    def layout(self, app: App, version: int = 0) -> Message:
+        """Ids and metadata of everything that an app's code refers to, in a version or in the one in force."""
+        function_ids, class_ids = self.ids(app, version)
+        object_ids = set(function_ids.values()) | set(class_ids.values())
+        for function_id in function_ids.values():
+            object_ids |= {item.object_id for item in self._engine.function(function_id).definition.object_dependencies}
+        objects = [self._describe(object_id) for object_id in sorted(object_ids)]
+        return proto.AppLayout(function_ids=function_ids, class_ids=class_ids, objects=objects)
+
+    def _describe(self, object_id: str) -> Message:
+        described = proto.Object(object_id=object_id)
+        kind = object_id[:2]
+        if kind == "fu" and (function := self._engine.find_function(object_id)):
+            described.function_handle_metadata.CopyFrom(function.handle())
+        elif kind == "cs":
+            described.class_handle_metadata.SetInParent()
+        elif kind == "mo":
+            described.mount_handle_metadata.content_checksum_sha256_hex = object_id
+        elif kind == "vo":
+            described.volume_metadata.CopyFrom(self._engine.volume_metadata(object_id))
+        return described
 
     def load(self, app: App) -> None:
         """Takes up every version that is kept: an earlier engine may have left calls of it open."""

@@ -1,6 +1,6 @@
 """The engine: what all services of one engine process share. Runs on: laptop.
 
-Owns apps, functions and calls by id, and their lives: who stops with whom. Speaks no protocol; the services do.
+Owns apps and functions by id, and their lives: who stops with whom. Speaks no protocol; the services do.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modalbatch.engines.local.calls.call import Call
-from modalbatch.engines.local.calls.caller import CallerWatch
 from modalbatch.engines.local.calls.journal import Journal
 from modalbatch.engines.local.calls.recent import Recent
+from modalbatch.engines.local.calls.registry import Calls
 from modalbatch.engines.local.calls.retention import Retention
 from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.containers.launcher import Launcher
@@ -43,7 +42,7 @@ from modalbatch.engines.local.storage.view import Views
 from modalbatch.engines.local.storage.volume import existing
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.web.site import Web
-from modalbatch.engines.local.wire import TERMINATED, Message, creation, message, mint_id, not_found, proto
+from modalbatch.engines.local.wire import Message, creation, message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
 
 _log = logging.getLogger("modalbatch.engine")
@@ -83,6 +82,7 @@ class Engine:
         self.recent = Recent()
         self.store = Store(state / "state.db", clock.now)
         self.journal = Journal(self.store)
+        self.calls = Calls(self.journal, clock, self.faults, self.finish_if_idle)
         self.mounts = MountStore(state, self.store)
         self.layers = LayerStore(state / "layers")
         self.builder = Builder(self)
@@ -98,6 +98,7 @@ class Engine:
         )
         # With faults on request the worst case counts: what is not committed is lost with its container.
         self.views = Views(config.home / "volumes" / ".views", self.volume_folder, None if config.chaos else clock)
+        self.deployments = Deployments(self)
         outfitter = Outfitter(
             provisioner=self.provisioner,
             mounts=self.mounts,
@@ -108,24 +109,20 @@ class Engine:
             engine_id=config.engine_id,
             secret=self.secret,
             volume_folder=self.volume_folder,
-            layout=self.layout,
+            layout=self.deployments.layout,
             # For a kernel that allows namespaces but not what is done in them.
             is_plain=environ.get("MODALBATCH_NO_NAMESPACES") == "1",
         )
         self.launcher = Launcher(self.provisioner, outfitter)
         self.apps: dict[str, App] = {}
         self._functions: dict[str, Function] = {}
-        self._calls: dict[str, Call] = {}
         self._bound: dict[bytes, str] = {}
         self.scheduler = Scheduler(
-            clock, lambda f: self.add_call(f, is_sync=False, is_map=False), self.journal.add_inputs
+            clock, lambda f: self.calls.add(f, is_sync=False, is_map=False), self.journal.add_inputs
         )
         self.web = Web(self)
-        self.callers = CallerWatch(clock, lambda: self._calls)
-        self.deployments = Deployments(self)
         self._watches: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_closing = False
         #: Sentences that a person should know, in the order in which they came up.
         self.notes: list[str] = []
         #: Secrets made by `from_dict`, by id.
@@ -136,7 +133,7 @@ class Engine:
         for path in old_logs(self.config.home / "engine" / "logs"):
             path.unlink()
         self.retention.begin()
-        self.callers.begin()
+        self.calls.callers.begin()
         self.blobs.sweep({blob_id for blob_id, _ in self.store.all("blob")})
         for app_id, data in self.store.all("app"):
             self.apps[app_id] = App.from_json(data, self._app_log(app_id))
@@ -152,16 +149,6 @@ class Engine:
             request = proto.FunctionBindParamsRequest.FromString(data)
             if request.function_id in self._functions:
                 self._bind(self._functions[request.function_id], request, bound_id)
-
-    def resume(self) -> None:
-        """Takes up the calls that an earlier engine has left open; needs a service that containers can reach."""
-        self.run(self.web.start)
-        for call in self.journal.unfinished(self.find_function):
-            self._keep_outputs(call)
-            if self.faults is not None:
-                self.faults.name_call(call)
-            for item in list(call.inputs.values()):
-                call.function.pool.add(item)
 
     def _app_log(self, app_id: str) -> AppLog:
         return AppLog(self.log_path(app_id))
@@ -238,8 +225,7 @@ class Engine:
         """Stops a detached app whose client is gone and whose calls are done."""
         if app.state == proto.APP_STATE_DETACHED_DISCONNECTED:
             is_busy = any(f.pool.n_pending or f.pool.n_running for f in app.functions.values())
-            waiting = any(call.inputs for call in self._calls.values() if call.function.app is app)
-            if not is_busy and not waiting:
+            if not is_busy and not self.calls.has_work(app):
                 self.run(lambda: self.stop_app(app))
 
     def detached(self) -> list[str]:
@@ -264,7 +250,7 @@ class Engine:
         app.state, app.stopped_at = proto.APP_STATE_STOPPED, self.clock.now()
         for function_id in app.functions:
             self._functions.pop(function_id, None)
-        self._calls = {key: call for key, call in self._calls.items() if call.function.app is not app}
+        self.calls.drop_all(app)
         app.functions.clear()
         app.log.finish()
 
@@ -335,68 +321,6 @@ class Engine:
             if not function.definition.class_parameter_info.schema:
                 function.pool.prestart()
 
-    def layout(self, app: App, version: int = 0) -> Message:
-        """Ids and metadata of everything that an app's code refers to, in a version or in the one in force."""
-        function_ids, class_ids = self.deployments.ids(app, version)
-        object_ids = set(function_ids.values()) | set(class_ids.values())
-        for function_id in function_ids.values():
-            object_ids |= {item.object_id for item in self.function(function_id).definition.object_dependencies}
-        objects = [self._describe(object_id) for object_id in sorted(object_ids)]
-        return proto.AppLayout(function_ids=function_ids, class_ids=class_ids, objects=objects)
-
-    def _describe(self, object_id: str) -> Message:
-        described = proto.Object(object_id=object_id)
-        kind = object_id[:2]
-        if kind == "fu" and (function := self._functions.get(object_id)):
-            described.function_handle_metadata.CopyFrom(function.handle())
-        elif kind == "cs":
-            described.class_handle_metadata.SetInParent()
-        elif kind == "mo":
-            described.mount_handle_metadata.content_checksum_sha256_hex = object_id
-        elif kind == "vo":
-            described.volume_metadata.CopyFrom(self.volume_metadata(object_id))
-        return described
-
-    # -- calls
-
-    def add_call(self, function: Function, *, is_sync: bool, is_map: bool) -> Call:
-        """A new call; one that is spawned is kept across restarts."""
-        call = Call(mint_id("fc"), function, is_sync, is_map, created_at=self.clock.now())
-        call.heard_at = self.clock.monotonic()
-        self._calls[call.id] = call
-        if self.faults is not None:
-            self.faults.name_call(call)
-        if not is_sync:
-            self._keep_outputs(call)
-            self.journal.open_call(call)
-        return call
-
-    def _keep_outputs(self, call: Call) -> None:
-        self._calls[call.id] = call
-        call.keep = lambda output: self._keep_output(call, output)
-
-    def find_call(self, call_id: str) -> Call | None:
-        """A call that has unfinished work in this engine."""
-        return self._calls.get(call_id)
-
-    def call(self, call_id: str) -> Call:
-        """A call by id. Raises: NOT_FOUND."""
-        if call_id not in self._calls:
-            raise not_found(f"function call {call_id} is not known here")
-        return self._calls[call_id]
-
-    def drop_call(self, call: Call) -> None:
-        """Forgets a call that is finished and fetched."""
-        self._calls.pop(call.id, None)
-
-    def _keep_output(self, call: Call, output: Message) -> None:
-        if self._is_closing and call.function.app.deployed_at and output.result.status == TERMINATED:
-            return  # it was our end, not the call's: the next engine takes it up
-        self.journal.keep_output(call, output)
-        if not call.inputs and not call.is_map:
-            self.drop_call(call)
-        self.finish_if_idle(call.function.app)
-
     # -- containers
 
     def container(self, container_id: str) -> Container:
@@ -443,7 +367,7 @@ class Engine:
 
     async def close(self) -> None:
         """Stops everything: apps gracefully for a moment, then all processes at once."""
-        self._is_closing = True
+        self.calls.close()
         stops = [self._stop_for_good(app) for app in self.apps.values() if app.is_live]
         stops.append(self.web.close())
         await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=3)

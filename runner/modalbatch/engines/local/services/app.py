@@ -122,7 +122,7 @@ class AppService:
 
     async def AppGetLayout(self, request: Message, peer: Peer) -> Message:
         """What an app consists of."""
-        return proto.AppGetLayoutResponse(app_layout=self._engine.layout(self._engine.app(request.app_id)))
+        return proto.AppGetLayoutResponse(app_layout=self._engine.deployments.layout(self._engine.app(request.app_id)))
 
     async def AppPublish(self, request: Message, peer: Peer) -> Message:
         """Puts an app into force."""

@@ -56,7 +56,7 @@ class CallService:
             raise refused(f"app `{function.app.name}` has stopped")
         is_sync = request.function_call_invocation_type != proto.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
         function.pool.gate.admit(request.pipelined_inputs, is_sync=is_sync)
-        call = self._engine.add_call(
+        call = self._engine.calls.add(
             function,
             is_sync=is_sync,
             is_map=request.function_call_type == proto.FUNCTION_CALL_TYPE_MAP,
@@ -76,8 +76,8 @@ class CallService:
         """More inputs of a map."""
         if self._engine.recent.has(peer.key):
             return self._engine.recent.reply(peer.key)
-        call = self._engine.call(request.function_call_id)
-        with self._engine.callers.hears(call):
+        call = self._engine.calls.get(request.function_call_id)
+        with self._engine.calls.callers.hears(call):
             call.function.pool.gate.admit(request.inputs, is_sync=call.is_sync)
         reply = proto.FunctionPutInputsResponse(inputs=self._add(call, request.inputs))
         return self._engine.recent.keep(peer.key, reply)
@@ -99,7 +99,7 @@ class CallService:
         """Runs failed inputs again, as the client's retry policy asks."""
         if self._engine.recent.has(peer.key):
             return self._engine.recent.reply(peer.key)
-        call = self._engine.call(request.function_call_jwt)
+        call = self._engine.calls.get(request.function_call_jwt)
         tokens = []
         for item in request.inputs:
             is_token = item.input_jwt.count(".") == 2
@@ -116,11 +116,11 @@ class CallService:
         """Outputs of a call, as soon as there are any."""
         if request.clear_on_success and self._engine.recent.has(peer.key):
             return self._engine.recent.reply(peer.key)
-        call = self._engine.find_call(request.function_call_id)
+        call = self._engine.calls.find(request.function_call_id)
         end = time.monotonic() + min(request.timeout, LONG_POLL_S)
         if call is None or not call.is_sync:
             return await self._kept_outputs(request, call, end)
-        with self._engine.callers.hears(call):
+        with self._engine.calls.callers.hears(call):
             return await self._outputs(request, call, peer, end)
 
     async def _outputs(self, request: Message, call: Call, peer: Peer, end: float) -> Message:
@@ -142,7 +142,7 @@ class CallService:
             await asyncio.sleep(linger_s)
             outputs, number = call.due()
         if request.clear_on_success and not call.inputs and not call.is_held_back:
-            self._engine.drop_call(call)
+            self._engine.calls.drop(call)
         elif request.clear_on_success and call.is_map:  # the caller has left its loop
             call.is_cancelled = True
             call.function.pool.cancel(call, kill=False)
@@ -157,11 +157,11 @@ class CallService:
 
     def _hang_up(self, call: Call, n_polls: int) -> None:
         """Ends a generator whose caller has left its loop, which the client tells only by giving up its requests."""
-        if call.n_polls == n_polls and self._engine.find_call(call.id) is call:
+        if call.n_polls == n_polls and self._engine.calls.find(call.id) is call:
             call.is_cancelled = True
             call.wake()
             call.function.pool.cancel(call, kill=False)
-            self._engine.drop_call(call)
+            self._engine.calls.drop(call)
 
     async def _kept_outputs(self, request: Message, call: Call | None, end: float) -> Message:
         """Outputs of a spawned call, from the store; what an engine that is gone left open counts as terminated."""
@@ -253,7 +253,7 @@ class CallService:
     def _inputs(self, call_id: str) -> list[Message]:
         """What became of each input of a spawned call."""
         n_inputs = int(str(self._kept_call(call_id)["n_inputs"]))
-        lacking = _PENDING if self._engine.find_call(call_id) else TERMINATED
+        lacking = _PENDING if self._engine.calls.find(call_id) else TERMINATED
         found = {output.idx: output for output in self._load(call_id, 0, n_inputs)}
         kind = proto.InputCallGraphInfo
         return [
@@ -268,7 +268,7 @@ class CallService:
 
     async def FunctionCallCancel(self, request: Message, peer: Peer) -> None:
         """Ends a call without retries; one that is over stays as it is."""
-        call = self._engine.find_call(request.function_call_id)
+        call = self._engine.calls.find(request.function_call_id)
         if call is None:
             self._kept_call(request.function_call_id)
             return

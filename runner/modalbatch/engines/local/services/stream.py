@@ -26,7 +26,7 @@ class StreamService:
 
     async def FunctionCallPutDataOut(self, request: Message, peer: Peer) -> None:
         """Takes chunks, and answers when there is room for more."""
-        call = self._engine.find_call(request.function_call_id)
+        call = self._engine.calls.find(request.function_call_id)
         # Only a caller that waits reads what is yielded: the client has no way to come for it later.
         if call is None or call.is_cancelled or not call.is_sync:
             return
@@ -38,14 +38,14 @@ class StreamService:
 
     async def FunctionCallGetDataOut(self, request: Message, peer: Peer, send: Send) -> None:
         """Streams chunks; its end asks the caller to come again, which confirms what it has."""
-        call = self._engine.call(request.function_call_id)
+        call = self._engine.calls.get(request.function_call_id)
         stream = call.open_stream()
         self._confirm(call, request.last_index)
         await _send_chunks(call, stream, request.last_index, send, lambda: call.is_held_back)
 
     async def FunctionCallGetDataIn(self, request: Message, peer: Peer, send: Send) -> None:
         """Streams what an HTTP client sends. It is kept until there is much of it: another container may read again."""
-        call = self._engine.call(request.function_call_id)
+        call = self._engine.calls.get(request.function_call_id)
         body = call.body
         if body is None:
             raise not_found(f"function call {call.id} is not one over HTTP")

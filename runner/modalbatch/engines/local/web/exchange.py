@@ -39,7 +39,7 @@ class Exchange:
         """A new call with its first message, which the runtime expects at once. Raises: RESOURCE_EXHAUSTED."""
         data = asgi.web_input(scope, method_name)
         function.pool.gate.admit([proto.FunctionPutInputsItem(input=data)], is_sync=True)
-        call = engine.add_call(function, is_sync=True, is_map=False)
+        call = engine.calls.add(function, is_sync=True, is_map=False)
         call.body = DataStream()
         exchange = cls(engine, call)
         exchange.put(first)
@@ -54,7 +54,7 @@ class Exchange:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """While somebody waits for the answer: a call that nobody waits for is cancelled within two minutes."""
-        with self._engine.callers.hears(self.call):
+        with self._engine.calls.callers.hears(self.call):
             yield
 
     # -- to the app
@@ -125,12 +125,12 @@ class Exchange:
         """Drops what is still said, so that nobody waits for a reader."""
         while self.result is None:
             await self.next()
-        self._engine.drop_call(self.call)
+        self._engine.calls.drop(self.call)
 
     def failure(self) -> tuple[int, str]:
         """Status and text for a client whose call has ended without an answer, in Modal's words."""
         assert self.result is not None
-        self._engine.drop_call(self.call)
+        self._engine.calls.drop(self.call)
         if not self.call.function.app.is_live:
             return 404, "app for invoked web endpoint is stopped"
         if self.result.status == TIMEOUT:

@@ -113,7 +113,7 @@ class HttpRequest:
                 if exchange.result is None:
                     exchange.finish(_GONE)
                 else:
-                    self._engine.drop_call(exchange.call)
+                    self._engine.calls.drop(exchange.call)
                 is_open = False
                 return response
         finally:

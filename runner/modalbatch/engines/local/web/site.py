@@ -122,7 +122,7 @@ class Site:
         return self._engine.bind(self.function, request)
 
     async def _resume(self, request: web.BaseRequest, call_id: str) -> web.StreamResponse:
-        call = self._engine.find_call(call_id)
+        call = self._engine.calls.find(call_id)
         if request.method not in ("GET", "HEAD"):
             return refuse(HTTPStatus.BAD_REQUEST, "bad redirect method")
         is_ours = call is not None and call.body is not None and call.function.app is self.function.app
