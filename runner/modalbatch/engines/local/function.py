@@ -161,6 +161,12 @@ class Function:
         settings = self.definition.autoscaler_settings
         return int(getattr(settings, name) if settings.HasField(name) else older)
 
+    def retry_delay_s(self, n_done: int) -> float:
+        """Seconds before the next attempt, after `n_done` retries."""
+        policy = self.definition.retry_policy
+        delay_ms = policy.initial_delay_ms * (policy.backoff_coefficient or 1.0) ** n_done
+        return float(min(delay_ms, policy.max_delay_ms or 60_000)) / 1000
+
     def stage(self, definition: Message) -> None:
         """Takes a definition: at once for a new function, at the next publication for one that may be running."""
         if self.app.deployed_at:

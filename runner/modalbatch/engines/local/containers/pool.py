@@ -230,10 +230,10 @@ class Pool:
         """Ends an attempt: its result goes to the caller, or it is tried again under the function's retry policy."""
         item.stop_timer()
         call = item.call
-        policy = self._function.definition.retry_policy
-        may_retry = result.status not in (SUCCESS, TERMINATED) and item.retry < policy.retries and not call.is_cancelled
+        n_retries = self._function.definition.retry_policy.retries
+        may_retry = result.status not in (SUCCESS, TERMINATED) and item.retry < n_retries and not call.is_cancelled
         if may_retry and not call.is_sync:
-            delay_s = retry_delay_s(policy, item.retry)
+            delay_s = self._function.retry_delay_s(item.retry)
             item.retry += 1
             asyncio.get_running_loop().call_later(delay_s, self.add, item)
             return
@@ -396,9 +396,3 @@ class Pool:
                 waiter.inputs.set_result([])
         if grace_s:
             asyncio.get_running_loop().call_later(grace_s, container.kill, Reason.STOP)
-
-
-def retry_delay_s(policy: Message, n_done: int) -> float:
-    """Seconds before the next attempt, after `n_done` retries."""
-    delay_ms = policy.initial_delay_ms * (policy.backoff_coefficient or 1.0) ** n_done
-    return float(min(delay_ms, policy.max_delay_ms or 60_000)) / 1000
