@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from engine_bench import Bench
 
+from modalbatch.engines.local import LocalEngine
 from modalbatch.engines.local.images.image import expand, read_image
 from modalbatch.engines.local.wire import proto
 
@@ -62,7 +64,8 @@ def test_a_build_that_fails_says_what_uv_says(bench, tmp_path):
     assert "no-such-package" in output
 
 
-def test_a_python_that_is_not_here_is_replaced_by_the_nearest(bench, tmp_path):
+def test_a_python_that_cannot_be_had_is_replaced_by_the_nearest(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("UV_PYTHON_INSTALL_MIRROR", "file:///nowhere")
     wanted = next(f"3.{minor}" for minor in (14, 9) if minor != sys.version_info.minor)
     (tmp_path / "future.py").write_text(
         "import modal, sys\n"
@@ -70,9 +73,11 @@ def test_a_python_that_is_not_here_is_replaced_by_the_nearest(bench, tmp_path):
         "@app.function()\ndef f(): return sys.version_info.minor\n"
         "@app.local_entrypoint()\ndef main():\n    print('MINOR', f.remote())\n"
     )
-    output = bench.modal("run", "future.py", cwd=tmp_path)
-    assert f"python {wanted} is not installed here: using 3." in output
-    assert any(f"python {wanted} is not installed here" in note for note in bench.engine.notes)
+    with LocalEngine(home) as engine:
+        output = Bench(home, engine).modal("run", "future.py", cwd=tmp_path)
+        assert f"python {wanted} is not installed here: asking uv for it" in output
+        assert f"python {wanted} is not installed here: using 3." in output
+        assert any(f"python {wanted} is not installed here" in note for note in engine.notes)
     assert "MINOR" in output
 
 

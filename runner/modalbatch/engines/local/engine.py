@@ -31,7 +31,9 @@ from modalbatch.engines.local.faults.fault import Faults
 from modalbatch.engines.local.function import App, Function, bound_definition, definition_hash
 from modalbatch.engines.local.images.build import Builder
 from modalbatch.engines.local.images.environment import EnvironmentCache, cache_folder
+from modalbatch.engines.local.images.interpreter import PYTHONS
 from modalbatch.engines.local.images.layer import LayerStore
+from modalbatch.engines.local.images.managed import ManagedPythons
 from modalbatch.engines.local.images.mount import MountStore
 from modalbatch.engines.local.images.provision import Provisioner
 from modalbatch.engines.local.prune import old_logs
@@ -93,6 +95,7 @@ class Engine:
             store=self.store,
             cache=EnvironmentCache(cache, config.uv_path, environ),
             cache_folder=cache,
+            pythons=ManagedPythons(cache / PYTHONS, config.uv_path, environ),
             log_folder=state / "logs",
             environ=environ,
         )

@@ -85,7 +85,7 @@ class EnvironmentCache:
     def __init__(self, folder: Path, uv_path: str, environ: Mapping[str, str]) -> None:
         self._folder = folder / "envs"
         self._uv_path = uv_path
-        self._environ = _build_environ(environ)
+        self._environ = build_environ(environ)
         self._locks: dict[str, asyncio.Lock] = {}
 
     def path(self, key: str) -> Path:
@@ -181,7 +181,8 @@ def _describe(spec: EnvironmentSpec) -> str:
     return f"python {spec.interpreter.version}, modal {spec.modal_version}" + (f", {' '.join(words)}" if words else "")
 
 
-def _build_environ(environ: Mapping[str, str]) -> dict[str, str]:
+def build_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of the laptop's environment a build sees."""
     kept = {name: value for name, value in environ.items() if name in _BUILD_NAMES or name.startswith(_BUILD_PREFIXES)}
     # uv does not read pip's variables; a company's index is often set only there.
     for pip_name, uv_name in _UV_NAMES.items():

@@ -1,8 +1,8 @@
 """Python interpreters of this machine. Runs on: laptop.
 
-Owns the choice for an image: the minor version that it wants, else the nearest that there is. Installs none, and
-asks nobody: it looks where pyenv, uv, `PATH` and the system keep them, which costs a few milliseconds, so that a Python
-installed a moment ago is found. Only what an executable said of itself is kept.
+Owns the choice for an image: the minor version that it wants, else the nearest that there is. It looks where pyenv, uv,
+`PATH` and the system keep them, which costs a few milliseconds, so that a Python installed a moment ago is found. Only
+what an executable said of itself is kept. Installing is `managed.py`'s.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Minor versions of Python 3 that the supported range of modal runs on.
 SUPPORTED_MINORS = range(10, 15)
+#: The folder of the cache that holds those that were installed for us.
+PYTHONS = "pythons"
 _PROBE = "import sys; print(sys._base_executable or sys.executable); print('.'.join(map(str, sys.version_info[:3])))"
 _PROBE_LIMIT_S = 5
 _MAX_KEPT = 100
@@ -43,17 +45,22 @@ def own_interpreter() -> Interpreter:
     return Interpreter(path=path, version=".".join(map(str, sys.version_info[:3])))
 
 
-def choose_interpreter(wanted: str, cache_path: Path, environ: Mapping[str, str]) -> tuple[Interpreter, str]:
+def choose_interpreter(
+    wanted: str, cache_folder: Path, environ: Mapping[str, str], install: Callable[[int], bool]
+) -> tuple[Interpreter, str]:
     """The interpreter for a version like "3.12" ("" for our own), and a note when it is not that one.
 
-    `cache_path` keeps what executables said, also when it was of no use, so that none is started twice.
+    `cache_folder` keeps what executables said, also when it was of no use, so that none is started twice. `install`
+    is asked to bring a minor version into the folder `pythons` in there when this machine has none.
     """
     own = own_interpreter()
     minor = int(wanted.split(".")[1]) if wanted else own.minor
     if minor == own.minor:
         return own, ""
-    probes = _Probes(cache_path)
+    probes = _Probes(cache_folder)
     found = next(probes.interpreters(minor, environ), None)
+    if found is None and install(minor):
+        found = next(probes.interpreters(minor, environ), None)
     if found is not None:
         return found, ""
     others = [own]
@@ -67,17 +74,18 @@ def choose_interpreter(wanted: str, cache_path: Path, environ: Mapping[str, str]
 class _Probes:
     """What executables said of themselves, by path and time of change."""
 
-    def __init__(self, cache_path: Path) -> None:
-        self._path = cache_path
+    def __init__(self, cache_folder: Path) -> None:
+        self._path = cache_folder / "interpreters.json"
+        self._pythons = cache_folder / PYTHONS
         self._told: dict[str, list[str]] = {}
         try:
-            self._told = json.loads(cache_path.read_text())["told"]
+            self._told = json.loads(self._path.read_text())["told"]
         except (OSError, ValueError, KeyError, TypeError):  # new, or of an older version
             pass
 
     def interpreters(self, minor: int, environ: Mapping[str, str]) -> Iterator[Interpreter]:
         """Every Python 3.`minor`, the preferred one first; lazy."""
-        for path in _candidates(minor, environ):
+        for path in _candidates(minor, environ, self._pythons):
             told = self._ask(path)
             if told and told[1].startswith(f"3.{minor}."):
                 yield Interpreter(path=told[0], version=told[1])
@@ -95,7 +103,7 @@ class _Probes:
         return self._told[key]
 
 
-def _candidates(minor: int, environ: Mapping[str, str]) -> Iterator[Path]:
+def _candidates(minor: int, environ: Mapping[str, str], pythons: Path) -> Iterator[Path]:
     """Executables that may be a Python 3.`minor`, by where they are; each is there."""
     home, name = Path(environ.get("HOME") or Path.home()), f"python3.{minor}"
     pyenv = Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions"
@@ -106,7 +114,8 @@ def _candidates(minor: int, environ: Mapping[str, str]) -> Iterator[Path]:
     folders = dict.fromkeys([*on_path, Path("/usr/local/bin"), Path("/usr/bin")])
     places = sorted(pyenv.glob(f"3.{minor}.*/bin/{name}"), reverse=True)
     places += [folder / name for folder in folders]
-    places += sorted(managed.glob(f"cpython-3.{minor}.*/bin/{name}"), reverse=True)
+    for folder in (managed, pythons):
+        places += sorted(folder.glob(f"cpython-3.{minor}.*/bin/{name}"), reverse=True)
     return (path for path in places if os.access(path, os.X_OK) and path.is_file())
 
 

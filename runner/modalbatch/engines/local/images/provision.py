@@ -18,6 +18,7 @@ from modalbatch.engines.local.containers.forkserver import ForkServer, container
 from modalbatch.engines.local.images.environment import EnvironmentCache, EnvironmentSpec
 from modalbatch.engines.local.images.image import ImageSpec, read_image
 from modalbatch.engines.local.images.interpreter import choose_interpreter
+from modalbatch.engines.local.images.managed import ManagedPythons
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.wire import Message, not_found, proto
 
@@ -35,12 +36,14 @@ class Provisioner:
         store: Store,
         cache: EnvironmentCache,
         cache_folder: Path,
+        pythons: ManagedPythons,
         log_folder: Path,
         environ: Mapping[str, str],
     ) -> None:
         self._store = store
         self._cache = cache
-        self._interpreters_path = cache_folder / "interpreters.json"
+        self._cache_folder = cache_folder
+        self._pythons = pythons
         self._environ = environ
         self._log_folder = log_folder
         self.environ = container_environ(environ)
@@ -93,8 +96,14 @@ class Provisioner:
         """
         spec = self.spec(image_id)
         async with self._choosing:  # the second function of an app need not ask the same executables again
+            loop = asyncio.get_running_loop()
+
+            def install(minor: int) -> bool:
+                loop.call_soon_threadsafe(say, f"python 3.{minor} is not installed here: asking uv for it")
+                return self._pythons.install(minor)
+
             wanted, note = await asyncio.to_thread(
-                choose_interpreter, spec.python, self._interpreters_path, self._environ
+                choose_interpreter, spec.python, self._cache_folder, self._environ, install
             )
         if note:
             self.note(note)
