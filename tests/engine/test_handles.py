@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 
 def test_every_handle_answers(bench):
-    """`for_each`, `spawn_map`, `iter`, `get(index=)`, call info and graph, `stats`, autoscaler, `with_options`,
+    """`for_each`, `spawn_map`, `iter`, `get(index=)`, call info and graph, `with_options`,
     `with_concurrency`, `with_batching`.
     """
     found = bench.run("handles.py::main")
@@ -20,6 +22,12 @@ def test_every_handle_answers(bench):
     assert found["batching"] == [3, 3, 3]
     assert found["class_options"] == 10
     assert found["class_concurrency"] == 12
+
+
+@pytest.mark.skipif("not hasattr(modal.Function, 'stats')", reason="new in modal 1.6")
+def test_a_function_says_how_it_is_used_and_scaled(bench):
+    """`stats`, `get_current_stats`, `autoscaler`."""
+    found = bench.run("handles.py::numbers")
     n_good = 120 + 3 + 2 + 1 + 3 + 2  # both maps of good inputs, what failed maps had besides, and spawned ones
     good, bad, crashed = found["stats"]
     assert n_good - 4 <= good <= n_good  # nobody waited for the four of `spawn_map` and of the map that raised

@@ -66,6 +66,12 @@ def message(kind: Any, **fields: Any) -> Message:
     return kind(**{name: value for name, value in fields.items() if name in known})
 
 
+def newer_message(name: str, **fields: Any) -> Message | None:
+    """A message of a class that some supported versions of the protocol lack; None there."""
+    kind = getattr(proto, name, None)
+    return message(kind, **fields) if kind is not None else None
+
+
 def creation(created_at: float) -> Message:
     """When an object was made. Clients ask for the next page of a listing by it."""
     return message(proto.CreationInfo, created_at=created_at, created_by="you")

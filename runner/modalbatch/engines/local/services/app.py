@@ -19,6 +19,7 @@ from modalbatch.engines.local.wire import (
     Message,
     Peer,
     message,
+    newer_message,
     not_found,
     proto,
     unsupported,
@@ -163,7 +164,7 @@ class AppService:
             production_app_version=app.version,
         )
 
-    async def AppRollback(self, request: Message, peer: Peer) -> Message:
+    async def AppRollback(self, request: Message, peer: Peer) -> Message | None:
         """Puts an earlier version into force again, as a new one."""
         app = self._engine.app(request.app_id)
         version = request.version if request.version > 0 else app.version + request.version
@@ -171,7 +172,7 @@ class AppService:
         self._engine.publish(app)
         await self._engine.web.start()
         self._deploy(app, rollback_version=version)
-        return message(proto.AppRollbackResponse, url=_page(app), deployed_at=app.deployed_at)
+        return newer_message("AppRollbackResponse", url=_page(app), deployed_at=app.deployed_at)
 
     async def AppRollover(self, request: Message, peer: Peer) -> Message:
         """Deploys what is deployed once more: containers end after what they do, new ones take over."""

@@ -23,6 +23,7 @@ from modalbatch.engines.local.wire import (
     Peer,
     Result,
     message,
+    newer_message,
     not_found,
     proto,
     read_token,
@@ -209,7 +210,7 @@ class CallService:
     async def FunctionCallFromId(self, request: Message, peer: Peer) -> Message:
         """What is known of a spawned call."""
         facts = self._kept_call(request.function_call_id)
-        metadata = message(proto.FunctionCallHandleMetadata, app_id=facts["app_id"], function_id=facts["function_id"])
+        metadata = newer_message("FunctionCallHandleMetadata", app_id=facts["app_id"], function_id=facts["function_id"])
         return message(
             proto.FunctionCallFromIdResponse,
             function_call_id=request.function_call_id,
