@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import modal
 import pytest
 
 
@@ -24,7 +25,7 @@ def test_every_handle_answers(bench):
     assert found["class_concurrency"] == 12
 
 
-@pytest.mark.skipif("not hasattr(modal.Function, 'stats')", reason="new in modal 1.6")
+@pytest.mark.skipif(not hasattr(modal.Function, "stats"), reason="new in modal 1.6")
 def test_a_function_says_how_it_is_used_and_scaled(bench):
     """`stats`, `get_current_stats`, `autoscaler`."""
     found = bench.run("handles.py::numbers")

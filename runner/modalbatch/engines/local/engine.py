@@ -153,6 +153,11 @@ class Engine:
             if request.function_id in self._functions:
                 self._bind(self._functions[request.function_id], request, bound_id)
 
+    def resume(self) -> None:
+        """Goes on where an earlier engine has stopped: addresses, open calls. Order: when containers can reach us."""
+        self.run(self.web.start)
+        self.calls.resume(self.find_function)
+
     def _app_log(self, app_id: str) -> AppLog:
         return AppLog(self.log_path(app_id))
 

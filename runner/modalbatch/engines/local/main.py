@@ -146,7 +146,7 @@ async def serve(options: dict[str, Any]) -> None:
     gc.freeze()
     await serve_clock(clock, run_folder, os.environ)
     await service.listen(sock=socket.socket(fileno=options["api"]))
-    engine.calls.resume(engine.find_function)
+    engine.resume()
     lease_server = await asyncio.start_unix_server(leases.hold, sock=socket.socket(fileno=options["leases"]))
     await leases.all_released.wait()
     lease_server.close()  # who comes now starts the next engine
