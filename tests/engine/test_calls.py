@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
@@ -109,3 +110,14 @@ def test_wrong_token_is_refused(bench):
 @pytest.mark.parametrize("entry", ["main"])
 def test_missing_argument_is_the_clients_own_error(bench, entry):
     assert "--number" in bench.modal("run", f"calls.py::{entry}", code=2)
+
+
+@pytest.mark.parametrize(("expected", "code"), [(16, 0), (17, 1)])
+def test_tests_of_an_app_run_on_the_engine(bench, tmp_path, expected, code):
+    (tmp_path / "test_app.py").write_text(
+        "import calls\n\ndef test_square():\n"
+        f"    with calls.app.run():\n        assert calls.square.remote(4) == {expected}\n"
+    )
+    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path))
+    output = bench.command(sys.executable, *words, code=code)
+    assert ("1 failed" if code else "1 passed") in output
