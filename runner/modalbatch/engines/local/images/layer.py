@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from modalbatch.engines.local.storage.layer import remove_tree
 
 #: Where Modal's containers start, and where their code is.
 HOME = "/root"
@@ -49,7 +50,7 @@ class LayerStore:
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in (_DRAFT, _SCRATCH):
             for left in folder.glob(f"*{suffix}"):  # of an engine that was killed
-                _remove(left)
+                remove_tree(left)
 
     def has(self, image_id: str) -> bool:
         """Whether a build function has run; if it has, all that it wrote is here."""
@@ -63,17 +64,17 @@ class LayerStore:
             with contextlib.suppress(OSError):
                 place.rmdir()  # nothing was written there
         (draft / "files").rename(self._folder / image_id)
-        _remove(draft)
+        remove_tree(draft)
 
     def discard(self, image_id: str) -> None:
         """Forgets what a build that failed has written."""
-        _remove(self._folder / f"{image_id}{_DRAFT}")
+        remove_tree(self._folder / f"{image_id}{_DRAFT}")
 
     async def release(self, container_id: str) -> None:
         """Forgets what a container has written."""
         folder = self._folder / f"{container_id}{_SCRATCH}"
         if folder.exists():
-            await asyncio.to_thread(_remove, folder)
+            await asyncio.to_thread(remove_tree, folder)
 
     def plan(self, scene: Scene, real: Sequence[Path]) -> dict[str, object]:
         """What the container is to mount; makes the folders for what it writes. `real` are folders without overlay."""
@@ -141,10 +142,3 @@ def _copy_skeleton(folder: Path) -> None:
 def _join(folders: Sequence[Path]) -> str:
     """Folders as an option of an overlay."""
     return ":".join(re.sub(r"([\\:,])", r"\\\1", str(folder)) for folder in folders)
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder with what the kernel left in it: its own working folders have no permissions at all."""
-    for work in folder.glob("work/*/work"):
-        work.chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)
