@@ -298,3 +298,13 @@ def test_a_command_does_not_outlive_its_engine(home):
     os.kill(_pid(home, "engines.local.main"), signal.SIGKILL)
     assert "UnavailableError: the local engine has ended unexpectedly" in command.communicate()[0]
     assert not folder.exists()
+
+
+def test_elsewhere_than_on_linux_it_says_so(home):
+    source = (
+        "import sys; from pathlib import Path; from modalbatch.engines.local import LocalEngine\n"
+        f"sys.platform = 'darwin'; LocalEngine(Path({str(home)!r})).__enter__()"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert "UnavailableError: the local engine needs Linux" in done.stderr
+    assert list(home.iterdir()) == []

@@ -87,6 +87,8 @@ def test_a_bug_of_ours_is_one_readable_error(bench):
     assert "local engine failed in QueueNextItems: ValueError" in output
     log = bench.home / "engine" / "logs" / "engine.log"
     assert f"see {log}" in output
+    assert 'services/object.py", line ' in output
+    assert ", in QueueNextItems" in output
     assert "Traceback" in log.read_text()
 
 

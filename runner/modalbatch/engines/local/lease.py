@@ -80,6 +80,11 @@ class LocalEngine:
         self._notes: list[str] = []
 
     def __enter__(self) -> LocalEngine:
+        if sys.platform != "linux":
+            raise UnavailableError(
+                f"the local engine needs Linux: its containers are made of what that kernel offers; this is {sys.platform}",
+                hint="--engine modal, or the same command in a Linux container or virtual machine",
+            )
         self._home.mkdir(parents=True, exist_ok=True)
         self.home_id = _home_id(self._home)
         end = time.monotonic() + _JOIN_LIMIT_S

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import struct
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _log = logging.getLogger("modalbatch.engine")
 _CONTAINER_PREFIX = "ta-"
 #: What grpclib and h2 raise in a handler whose caller has left.
 _CALLER_LEFT = ("StreamTerminatedError", "StreamClosedError", "ProtocolError")
+#: Frames of a bug of ours that a client is shown; the log has them all.
+_SHOWN_FRAMES = 3
 _ELSEWHERE = "run it on Modal; code can tell where it is: MODALBATCH_LOCAL_ENGINE is set on the local engine only"
 #: (beginning of an RPC's name, what people call the feature behind it, what to do); for RPCs that no handler knows.
 _FEATURES = (
@@ -106,8 +109,9 @@ class Service:
                     raise
                 _log.exception("%s failed", name)
                 # INTERNAL would be retried eight times in silence.
+                where = "".join(traceback.format_tb(error.__traceback__)[-_SHOWN_FRAMES:])
                 raise refused(
-                    f"modalbatch's local engine failed in {name}: {error!r}\nhint: see {self._log_path}"
+                    f"modalbatch's local engine failed in {name}: {error!r}\n{where}hint: see {self._log_path}"
                 ) from error
 
         return serve
