@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import modal
 import pytest
 from engine_bench import Bench, processes_of, run_folder
 
@@ -131,7 +132,10 @@ print("SAYS", at(a, ["names", "first/lost"]))
 
 def test_a_container_that_leaves_commits(strict):
     _story(strict, 'at(a, ["write", "first/left/x", "bye"])\nprint("SAYS", "written")')
-    assert (_volume(strict, "first") / "left" / "x").read_text() == "bye"
+    left = _volume(strict, "first") / "left" / "x"
+    while not left.exists():
+        time.sleep(0.01)  # nobody waits for containers that leave
+    assert left.read_text() == "bye"
 
 
 def test_a_container_sees_what_was_uploaded_before_it_started(strict, tmp_path):
@@ -194,6 +198,75 @@ def test_what_rests_is_committed_in_the_background(tmp_path, monkeypatch):
         else:
             raise AssertionError("it was never seen")
         client.communicate()
+
+
+def test_what_is_written_while_the_volume_is_reloaded_is_kept(strict):
+    said = _story(
+        strict,
+        """
+n_written = at(a, ["write_beside_reloads", "first/beside", 20])
+at(a, ["reload", "first"])
+print("SAYS", n_written > 20, n_written == len(at(a, ["names", "first/beside"])))
+print("SAYS", n_written == len(shelf.first.listdir("/beside")))
+""",
+    )
+    assert said == ["True True", "True"]
+
+
+def test_files_that_vanish_do_not_disturb_a_commit(strict):
+    said = _story(strict, 'at(a, ["churn", "first/churn", 30])\nprint("SAYS", "committed")')
+    assert said == ["committed"]
+
+
+def test_a_file_that_is_rewritten_with_its_old_time_is_committed(strict):
+    said = _story(
+        strict,
+        """
+at(a, ["write", "first/stamp", "AAAA"], ["stamp", "first/stamp", "BBBB"], ["commit", "first"])
+at(a, ["stamp", "first/stamp", "CCCC"], ["commit", "first"])
+print("SAYS", b"".join(shelf.first.read_file("stamp")).decode())
+""",
+    )
+    assert said == ["CCCC"]
+
+
+_NESTED = """
+import modal
+app = modal.App("nested")
+outer, inner = (modal.Volume.from_name(name, create_if_missing=True) for name in ("outer", "inner"))
+
+@app.function(volumes={"/nest": outer, "/nest/sub": inner}, serialized=True)
+def f():
+    return 1
+
+with app.run():
+    f.remote()
+"""
+_ESCAPE = """
+import modal
+app = modal.App("escape")
+volume = modal.Volume.from_name("escape", create_if_missing=True)
+
+@app.function(volumes={"/v": volume.with_mount_options(sub_path="/../../../")}, serialized=True)
+def f():
+    import os
+    return os.listdir("/v")
+
+with app.run():
+    print("FOUND", f.remote())
+"""
+
+
+def test_a_mount_within_a_volume_is_refused(strict):
+    output = strict.python(_NESTED, 1)
+    assert "`/nest/sub` lies within the volume at `/nest`: the local engine mounts nothing there" in output
+
+
+@pytest.mark.skipif(not hasattr(modal.Volume, "with_mount_options"), reason="new in modal 1.5")
+def test_a_sub_path_cannot_leave_the_volume(strict):
+    output = strict.python(_ESCAPE, None)
+    assert "engine.json" not in output
+    assert "FOUND []" in output or "is outside the volume" in output
 
 
 _AHEAD = """

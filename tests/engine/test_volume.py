@@ -65,3 +65,21 @@ def test_a_path_cannot_leave_the_volume(bench):
         "import modal; v = modal.Volume.from_name('in', create_if_missing=True); print(list(v.read_file('../../x')))"
     )
     assert "is outside the volume" in bench.python(source, 1)
+
+
+def test_many_upload_the_same_at_once(bench):
+    output = bench.python(
+        "import io, threading, modal\n"
+        "v = modal.Volume.from_name('same', create_if_missing=True, version=2); v.hydrate(); failed = []\n"
+        "def put(n):\n"
+        "    try:\n"
+        "        with v.batch_upload() as batch:\n"
+        "            batch.put_file(io.BytesIO(b'equal' * 100_000), f'/f{n}')\n"
+        "    except Exception as error:\n        failed.append(error)\n"
+        "for _ in range(3):\n"
+        "    threads = [threading.Thread(target=put, args=(f'{_}-{n}',)) for n in range(8)]\n"
+        "    [thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
+        "print('FAILED', failed, len(list(v.iterdir('/'))))\n"
+    )
+    assert "FAILED [] 24" in output
+    assert not list((bench.home / "volumes" / "main" / "same").glob(".modalbatch-*"))

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import threading
+import time
+from contextlib import suppress
 
 import modal
 
@@ -77,6 +80,55 @@ class Shelf(Reader):
             except RuntimeError as error:
                 return str(error)
         return ""
+
+    def stamp(self, path: str, text: str) -> None:
+        """Writes in place and sets the time back, as reproducible builds do."""
+        with open(f"/shelf/{path}", "r+") as file:
+            file.write(text)
+        os.utime(f"/shelf/{path}", (0, 0))
+
+    def write_beside_reloads(self, folder: str, n_reloads: int) -> int:
+        """Reloads while a thread writes files; how many it wrote."""
+        is_over, n_written = threading.Event(), 0
+
+        def write() -> None:
+            nonlocal n_written
+            os.makedirs(f"/shelf/{folder}", exist_ok=True)
+            while not is_over.is_set():
+                with suppress(FileNotFoundError):  # the folder is not there yet after the first reload
+                    with open(f"/shelf/{folder}/{n_written}", "w") as file:
+                        file.write("x")
+                    n_written += 1
+                time.sleep(0.001)  # or there is always one open, and no reload
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while n_reloads:
+            with suppress(RuntimeError):  # one of the files is open
+                VOLUMES[folder.partition("/")[0]].reload()
+                n_reloads -= 1
+        is_over.set()
+        writer.join()
+        return n_written
+
+    def churn(self, folder: str, n_commits: int) -> None:
+        """Commits while a thread makes files and removes them."""
+        is_over = threading.Event()
+        os.makedirs(f"/shelf/{folder}", exist_ok=True)
+
+        def work() -> None:
+            while not is_over.is_set():
+                for number in range(50):
+                    open(f"/shelf/{folder}/{number}", "w").close()
+                for number in range(50):
+                    os.unlink(f"/shelf/{folder}/{number}")
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        for _ in range(n_commits):
+            VOLUMES[folder.partition("/")[0]].commit()
+        is_over.set()
+        worker.join()
 
     def die(self) -> None:
         os._exit(3)

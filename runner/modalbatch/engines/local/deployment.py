@@ -139,6 +139,7 @@ class Deployments:
             return
         for function_id in kept["function_ids"].values():
             self._engine.store.drop(f"{app.id}/{version}/{function_id}")
+            self._engine.drop_function(_pinned_id(app, version, function_id))
         self._engine.store.drop(f"{app.id}/{version}")
 
 

@@ -209,6 +209,7 @@ class Engine:
     def tie(self, app: App, pid: int) -> None:
         """Stops an ephemeral app when the process that started it ends, however it ends."""
         with contextlib.suppress(OSError):
+            app.session = os.getsid(pid)
             watch = os.pidfd_open(pid)
             self._watches[app.id] = watch
             asyncio.get_running_loop().add_reader(watch, self.client_left, app)
@@ -236,9 +237,10 @@ class Engine:
             if not is_busy and not self.calls.has_work(app):
                 self.run(lambda: self.stop_app(app))
 
-    def detached(self) -> list[str]:
-        """The names of apps that go on without their client."""
-        return sorted(app.name for app in self.apps.values() if app.state == proto.APP_STATE_DETACHED_DISCONNECTED)
+    def detached(self, session: int) -> list[str]:
+        """The names of apps that go on without their client, which was in a session of processes."""
+        state = proto.APP_STATE_DETACHED_DISCONNECTED
+        return sorted(app.name for app in self.apps.values() if app.state == state and app.session == session)
 
     async def stop_app(self, app: App) -> None:
         """Ends an app: its calls, its containers, its log."""
@@ -275,6 +277,13 @@ class Engine:
         function.pool = Pool(function, n_cores, self.launcher.launch, self.clock, self.faults)
         app.functions[function.id] = self._functions[function.id] = function
         return function
+
+    def drop_function(self, function_id: str) -> None:
+        """Ends a function that nobody can call any more, if there is one."""
+        function = self._functions.pop(function_id, None)
+        if function is not None:
+            function.app.functions.pop(function_id, None)
+            self.run(function.pool.stop)
 
     def find_function(self, function_id: str) -> Function | None:
         """A function by id, if it is known."""
@@ -380,6 +389,7 @@ class Engine:
         stops.append(self.web.close())
         await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=3)
         self.provisioner.close()
+        await self.launcher.settle()
         await self.views.finish()
         await self.blobs.close()
         for task in list(self._tasks):

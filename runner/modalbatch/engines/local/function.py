@@ -61,6 +61,8 @@ class App:
     class_ids: dict[str, str] = field(default_factory=dict)
     #: Every function of the app that this engine knows, with bound ones.
     functions: dict[str, Function] = field(default_factory=dict)
+    #: The session of the process that started it.
+    session: int = 0
     #: What was said once already.
     told: set[str] = field(default_factory=set)
 

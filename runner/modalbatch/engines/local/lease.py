@@ -30,7 +30,7 @@ from typing import Any
 import uv
 
 from modalbatch.engines.local.faults.chaos import VARIABLE, parse
-from modalbatch.errors import ModalbatchError, UnavailableError
+from modalbatch.errors import ModalbatchError, UnavailableError, UsageError
 
 _RUN_PREFIX = "mbe-"
 _RECORD = "engine.json"
@@ -39,6 +39,8 @@ _BACKLOG = 128
 #: How long an engine that is stopping may take before a new command gives up on it.
 _JOIN_LIMIT_S = 30.0
 _RETRY_S = 0.02
+#: How long an engine may take to greet who joins it.
+_ANSWER_LIMIT_S = 10.0
 #: Size of `engine.log` at which the next engine begins it anew.
 _MAX_LOG_BYTES = 16 << 20
 #: Versions of modal that the engine is tested with.
@@ -82,9 +84,11 @@ class LocalEngine:
     def __enter__(self) -> LocalEngine:
         if sys.platform != "linux":
             raise UnavailableError(
-                f"the local engine needs Linux: its containers are made of what that kernel offers; this is {sys.platform}",
+                f"the local engine needs Linux: its containers are made of that kernel's parts; this is {sys.platform}",
                 hint="--engine modal, or the same command in a Linux container or virtual machine",
             )
+        if ":" in str(self._home):
+            raise UsageError(f"the home `{self._home}` has a colon in its path, which search paths cannot hold")
         self._home.mkdir(parents=True, exist_ok=True)
         self.home_id = _home_id(self._home)
         end = time.monotonic() + _JOIN_LIMIT_S
@@ -147,12 +151,12 @@ class LocalEngine:
             os.close(watch)
         return process.wait()
 
-    def await_detached(self, tell: Callable[[str], object]) -> None:
-        """Returns when no app is left that goes on without its client; says which there are."""
+    def await_detached(self, session: int, tell: Callable[[str], object]) -> None:
+        """Returns when no app goes on without its client, which was in that session of processes; says which do."""
         assert self._lease is not None
         self._lease.setblocking(True)
         with contextlib.suppress(OSError):
-            self._lease.sendall(b"detached\n")
+            self._lease.sendall(f"{session}\n".encode())
             while (names := self._detached()) != []:
                 if not (data := self._lease.recv(65536)):
                     return
@@ -300,7 +304,7 @@ def run_command(
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-        engine.await_detached(tell)
+        engine.await_detached(process.pid, tell)
     for note in [note for note in engine.notes if note not in told]:
         tell(f"note: {note}")
     if engine.summary:
@@ -364,6 +368,7 @@ def _listening(path: Path) -> socket.socket:
 
 def _connect(path: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
+    made.settimeout(_ANSWER_LIMIT_S)
     try:
         made.connect(str(path))
     except OSError:

@@ -31,10 +31,10 @@ _LOOK_S = 0.1
 class Leases:
     """Who holds the engine."""
 
-    def __init__(self, summary: Callable[[], str] | None, detached: Callable[[], list[str]]) -> None:
+    def __init__(self, summary: Callable[[], str] | None, detached: Callable[[int], list[str]]) -> None:
         #: What holders are told at their end.
         self._summary = summary
-        #: The apps that go on without their client.
+        #: The apps that go on without their client, by its session.
         self._detached = detached
         self._writers: set[asyncio.StreamWriter] = set()
         self._notes: list[str] = []
@@ -52,8 +52,8 @@ class Leases:
         self._writers.add(writer)
         writer.write(_line(notes=self._notes))
         with contextlib.suppress(ConnectionError):
-            while await reader.readline():  # the holder would stay for apps that go on
-                await self._tell_detached(reader, writer)
+            while line := await reader.readline():  # a session: the holder would stay for its apps that go on
+                await self._tell_detached(int(line), reader, writer)
         if self._summary is not None:
             writer.write(_line(summary=self._summary()))
         if len(self._writers) == 1:
@@ -62,11 +62,11 @@ class Leases:
         self._writers.discard(writer)
         writer.close()
 
-    async def _tell_detached(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _tell_detached(self, session: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Says which apps go on, and then when they have ended; or until the holder leaves."""
         told: list[str] | None = None
         while told != [] and not reader.at_eof():
-            if (names := self._detached()) != told:
+            if (names := self._detached(session)) != told:
                 told = names
                 writer.write(_line(detached=names))
             await asyncio.sleep(_LOOK_S if told else 0)

@@ -21,7 +21,7 @@ from modalbatch.engines.local.images.environment import cache_folder
 from modalbatch.engines.local.images.image import read_image
 from modalbatch.engines.local.images.provision import image_layers
 from modalbatch.engines.local.store import Store
-from modalbatch.engines.local.wire import proto
+from modalbatch.engines.local.wire import Message, proto
 from modalbatch.errors import UnavailableError
 
 KEPT_S = 30 * 86_400.0
@@ -114,11 +114,16 @@ def _others(folder: Path, kept: Iterable[str]) -> Iterator[Path]:
     return (path for path in folder.glob("*") if path.name not in kept)
 
 
+def _definitions(store: Store) -> list[Message]:
+    """Deployed functions, in every version that is kept."""
+    saved = store.all("function") + store.all("definition")
+    return [proto.FunctionCreateRequest.FromString(data).function for _, data in saved]
+
+
 def _needed_contents(store: Store) -> set[str]:
-    """Contents of the mounts of deployed functions, in every version that is kept, and of their images."""
+    """Contents of the mounts of deployed functions and of their images."""
     needed: set[str] = set()
-    for _, data in store.all("function") + store.all("definition"):
-        definition = proto.FunctionCreateRequest.FromString(data).function
+    for definition in _definitions(store):
         copies = read_image(list(image_layers(store, definition.image_id).values()), lambda _: "").copies
         for mount_id in [*definition.mount_ids, *(mount_id for mount_id, _ in copies)]:
             mount = store.find("mount", mount_id)
@@ -129,8 +134,7 @@ def _needed_contents(store: Store) -> set[str]:
 
 def _needed_layers(store: Store) -> set[str]:
     """Images of deployed functions, with those below them."""
-    functions = [proto.FunctionCreateRequest.FromString(data).function for _, data in store.all("function")]
-    return {image_id for function in functions for image_id in image_layers(store, function.image_id)}
+    return {image_id for definition in _definitions(store) for image_id in image_layers(store, definition.image_id)}
 
 
 def _size_bytes(path: Path) -> int:

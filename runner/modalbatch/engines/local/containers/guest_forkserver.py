@@ -8,7 +8,7 @@ library and that environment's modal, and speaks JSON datagrams over the socket 
                       {"op": "signal", "id": ..., "signal": N}
                       {"op": "mount", "id": ..., "binds": [...], "scratch": PATH}
     server → engine   {"event": "ready", "namespaces": BOOL, "overlays": BOOL}
-                      {"event": "started", "id", "pid"} · {"event": "exit", "id", "code"}
+                      {"event": "exit", "id", "code"}
                       {"event": "mounted", "id", "code"}, one for each request, in their order
 """
 
@@ -54,7 +54,7 @@ class ForkServer:
         self._poller.register(control.fileno(), select.POLLIN)
 
     def serve(self, folder: str) -> dict[str, Any] | None:
-        """Serves until the engine closes the socket (None); in a forked child it returns that container's spec.
+        """Serves until the engine closes the socket (None); in a forked child it returns the request for it.
 
         `folder` is on the file system of the home.
         """
@@ -89,7 +89,6 @@ class ForkServer:
         watch = os.pidfd_open(pid)
         self._watched[watch] = message["id"]
         self._poller.register(watch, select.POLLIN)
-        self._send({"event": "started", "id": message["id"], "pid": pid})
         return None
 
     def _reap(self, watch: int) -> None:
@@ -142,11 +141,11 @@ def become_container(request: dict[str, Any]) -> None:
         _mount(spec)
     else:
         isolation.adopt_orphans()
-    with contextlib.suppress(OSError):
-        os.chdir(spec["workdir"] or spec["cwd"])
     main = os.fork()
     if main != 0:
         _keep(main, kill_others=not has_namespaces)
+    with contextlib.suppress(OSError):  # here only: a working folder in a volume would keep it from being reloaded
+        os.chdir(spec["workdir"] or spec["cwd"])
     if not has_namespaces:
         isolation.die_with_parent()
     _dress(spec)
@@ -159,7 +158,9 @@ def _mount(spec: dict[str, Any]) -> None:
             os.write(2, f"Runner: {place} is the host's own: what is written there is not part of the image\n".encode())
         isolation.mount_proc()
     except OSError as error:
-        os.write(2, f"Runner: folders are not mounted: {error}\n".encode())
+        # User code that does not find its volumes would write elsewhere, and succeed.
+        os.write(2, f"Runner: folders cannot be mounted: {error}\n".encode())
+        os._exit(1)
 
 
 def _keep(child: int, *, kill_others: bool = False) -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -20,6 +21,10 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x0002_0000, 0x1000_0000, 0x2000_0000
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_RDONLY, _MS_REMOUNT = 4096, 16384, 1 << 18, 1, 32
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+#: Flags of a mount that `statvfs` and `mount` have in common: nosuid, nodev, noexec, noatime, nodiratime.
+_LOCKED = 2 | 4 | 8 | 1024 | 2048
+_MS_MOVE = 8192
+_MAX_OPTIONS_BYTES = 4095
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: An errno that mounts do not have.
 _NO_OVERLAYS = 254
@@ -115,11 +120,20 @@ def _replace_mounts(pid: int, binds: list[Bind], scratch: str) -> int:
         os.close(descriptor)
     # The namespace's own root, not the container's: what it mounted cannot hide sources from us.
     root = scratch if os.path.ismount(scratch) else ""
-    for bind in binds:
-        target = root + bind[1]
-        if _LIBC.umount2(target.encode(), 0) != 0:
-            return ctypes.get_errno()
-        _show(bind, target)
+    aside = tempfile.mkdtemp()
+    try:
+        for bind in binds:
+            target = root + bind[1]
+            # Ready before the old one goes: nothing is written to the bare folder in between, and nothing is lost if
+            # it cannot be mounted.
+            _show(bind, aside)
+            if _LIBC.umount2(target.encode(), 0) != 0:
+                code = ctypes.get_errno()
+                _LIBC.umount2(aside.encode(), 0)
+                return code
+            _mount(aside, target, None, _MS_MOVE)
+    finally:
+        os.rmdir(aside)  # noqa: PTH106
     return 0
 
 
@@ -144,7 +158,9 @@ def _show(bind: Bind, target: str) -> None:
     if not layer:
         _mount(source, target, None, _MS_BIND | _MS_REC)
         if read_only:
-            _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+            # What an ordinary user's mount has inherited cannot be taken from it, not even by not naming it.
+            kept = os.statvfs(target).f_flag & _LOCKED
+            _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
         return
     folders = {"lowerdir": source, "upperdir": f"{layer}/upper", "workdir": f"{layer}/work"}
     # `volatile`: nobody mounts a layer again after a crash, so the kernel need not write it to the disk. `userxattr`
@@ -177,10 +193,10 @@ class _Ours:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
-    source_, target_, kind_, options_ = (
-        os.fsencode(t) if t is not None else None for t in (source, target, kind, options)
-    )
-    if _LIBC.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_) != 0:
+    if options and len(os.fsencode(options)) > _MAX_OPTIONS_BYTES:  # the kernel would cut it off
+        raise OSError(errno.ENAMETOOLONG, f"mount on {target}: the folders' names are too long together")
+    what, where, as_, data = (os.fsencode(t) if t is not None else None for t in (source, target, kind, options))
+    if _LIBC.mount(what, where, as_, ctypes.c_ulong(flags), data) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"mount {source} on {target}: {os.strerror(error)}")
 

@@ -12,6 +12,8 @@ import os
 from collections.abc import Coroutine
 from typing import Any
 
+from grpclib import GRPCError
+
 from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.containers.forkserver import ForkServer
 from modalbatch.engines.local.containers.outfit import Outfitter, needs_layers
@@ -42,19 +44,25 @@ class Launcher:
     def __init__(self, provisioner: Provisioner, outfitter: Outfitter) -> None:
         self._provisioner = provisioner
         self._outfitter = outfitter
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()
         #: Set when the service exists: it serves the containers' sockets too.
         self.service: Service
         outfitter.scratch.mkdir(exist_ok=True)
 
     def launch(self, container: Container) -> None:
         """Starts a container in the background; its pool hears of the end, whatever it is."""
-        self._run(self._start(container))
+        self._run(self._start(container), self._starts)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    async def settle(self) -> None:
+        """Returns when everything is taken back of the containers that have ended."""
+        while self._endings:
+            await asyncio.wait(self._endings)
+
+    def _run(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _start(self, container: Container) -> None:
         function, outfitter = container.function, self._outfitter
@@ -63,7 +71,7 @@ class Launcher:
         def ended(code: int) -> None:
             if listener is not None:
                 listener.close()
-            self._run(outfitter.take_back(container))
+            self._run(outfitter.take_back(container), self._endings)
             function.pool.on_exit(container, code)
 
         try:
@@ -75,14 +83,14 @@ class Launcher:
             await server.ready()
             isolated = server.has_overlays and not outfitter.is_plain
             spec_path = await outfitter.prepare(container, environment, isolated=isolated)
+            logs = [LogPipe(container, kind) for kind in (proto.FILE_DESCRIPTOR_STDOUT, proto.FILE_DESCRIPTOR_STDERR)]
         except Exception as error:
             _log.exception("cannot prepare %s", container.id)
-            text = error.message if isinstance(error, ModalbatchError) else repr(error)
+            text = error.message or "" if isinstance(error, (ModalbatchError, GRPCError)) else repr(error)
             container.result = failure(text)
             ended(-1)
             return
         self._tell_limits(container, server)
-        logs = [LogPipe(container, stream) for stream in (proto.FILE_DESCRIPTOR_STDOUT, proto.FILE_DESCRIPTOR_STDERR)]
 
         def exited(code: int) -> None:
             for log in logs:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modalbatch.engines.local.containers.container import Container
+from modalbatch.engines.local.containers.container import Container, Reason
 from modalbatch.engines.local.containers.guest_isolation import Bind
 from modalbatch.engines.local.function import App, Function
 from modalbatch.engines.local.images.image import ImageSpec
@@ -20,7 +20,9 @@ from modalbatch.engines.local.images.layer import HOME, LayerStore, Scene
 from modalbatch.engines.local.images.mount import MountStore
 from modalbatch.engines.local.images.provision import Provisioner, remove_quietly
 from modalbatch.engines.local.storage.view import Views
+from modalbatch.engines.local.storage.volume import mounted_folder
 from modalbatch.engines.local.wire import proto
+from modalbatch.errors import ModalbatchError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,7 @@ class Outfitter:
         if not is_layered:
             binds += [(source, target, False, "") for source, target in root.home_binds]
             binds += self._work_bind(container, image, binds)
+        _check_nesting(binds)
         environ = self._environ(function, environment, image) | {
             "MODAL_SERVER_URL": f"unix://{self.socket_path(container)}",
             "MODAL_TASK_ID": container.id,
@@ -94,7 +97,8 @@ class Outfitter:
         for suffix in ("", ".spec", ".args"):
             remove_quietly(self.run_folder / f"{container.id}{suffix}")
         shutil.rmtree(self.run_folder / f"{container.id}.work", ignore_errors=True)
-        await self.views.close(container.id)
+        # A container that we have let end is owed the commit of its end, however long that takes.
+        await self.views.close(container.id, commit=container.reason is Reason.STOP)
         await self.layers.release(container.id)
 
     def _write_arguments(self, container: Container) -> Path:
@@ -119,8 +123,7 @@ class Outfitter:
             if isolated:
                 binds.append(await self.views.open(container.id, mount))
             else:
-                folder = self.volume_folder(mount.volume_id) / (mount.sub_path or "").lstrip("/")
-                folder.mkdir(parents=True, exist_ok=True)
+                folder = mounted_folder(self.volume_folder(mount.volume_id), mount.sub_path or "")
                 binds.append((str(folder), mount.mount_path.rstrip("/"), mount.read_only, ""))
         return binds
 
@@ -151,6 +154,18 @@ class Outfitter:
             "PYTHONUNBUFFERED": "1",
             "MODALBATCH_LOCAL_ENGINE": self.engine_id,
         }
+
+
+def _check_nesting(binds: list[Bind]) -> None:
+    """Raises: ModalbatchError for a mount within a volume: one of the two would hide or change the other."""
+    volumes = [bind[1] for bind in binds if bind[3]]
+    for _, target, _, _ in binds:
+        for volume in volumes:
+            if target.startswith(f"{volume}/"):
+                raise ModalbatchError(
+                    f"`{target}` lies within the volume at `{volume}`: the local engine mounts nothing there",
+                    hint="mount it elsewhere",
+                )
 
 
 def needs_layers(function: Function, image: ImageSpec) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from modalbatch.engines.local.calls.call import Call
 from modalbatch.engines.local.containers.log import AppLog
 from modalbatch.engines.local.function import App, Function
-from modalbatch.engines.local.wire import SUCCESS, Message, Result, mint_id, proto
+from modalbatch.engines.local.wire import SUCCESS, Message, Result, failure, mint_id, proto
 
 if TYPE_CHECKING:
     from modalbatch.engines.local.engine import Engine
@@ -99,10 +99,13 @@ class Builder:
         function.pool.add(call.add(0, data))
         result = await ended
         await engine.stop_app(function.app)  # all is written when its container has ended
-        if result.status == SUCCESS:
-            engine.layers.publish(build.image_id)
-        else:
-            engine.layers.discard(build.image_id)
+        try:
+            if result.status == SUCCESS:
+                engine.layers.publish(build.image_id)
+            else:
+                engine.layers.discard(build.image_id)
+        except OSError as error:
+            result = failure(f"what the build has written cannot be kept: {error}")
         build.result = result
         function.app.log.finish()
         if result.status == SUCCESS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from modalbatch.engines.local.store import Store
-from modalbatch.engines.local.wire import Message, not_found, proto
+from modalbatch.engines.local.wire import Message, invalid, not_found, proto
 
 #: Equal files keep equal times, so that bytecode compiled in one mount is valid in another.
 _MODIFIED_AT = 1_600_000_000
 _HOME = "root"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class MountStore:
         return self._roots[key]
 
     def _file(self, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise invalid(f"{sha256!r} is no SHA-256")
         return self._folder / "files" / sha256
 
     def _tree(self, mount_id: str, target: str) -> Path | None:

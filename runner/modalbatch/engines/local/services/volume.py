@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.images.provision import remove_quietly
+from modalbatch.engines.local.name import check_name
 from modalbatch.engines.local.services.app import DEFAULT_ENVIRONMENT, Send
 from modalbatch.engines.local.services.object import get_or_create
 from modalbatch.engines.local.storage import volume
 from modalbatch.engines.local.wire import Message, Peer, already_exists, message, not_found, proto, refused
 
+#: How long an uploaded block is kept after it was last named.
+_BLOCKS_KEPT_S = 600.0
 #: Entries in one message of a listing.
 _LIST_BATCH = 500
 
@@ -23,6 +27,8 @@ class VolumeService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        #: When uploads have named a block last, on the engine's steady clock.
+        self._named_at: dict[Path, float] = {}
 
     async def VolumeGetOrCreate(self, request: Message, peer: Peer) -> Message:
         """A volume by name, or a nameless one that lives as long as the engine."""
@@ -66,9 +72,10 @@ class VolumeService:
     async def VolumeDelete(self, request: Message, peer: Peer) -> None:
         """Removes a volume and its files."""
         folder = self._engine.volume_folder(request.volume_id)
-        volume.remove_file(folder, "/", recursive=True)
-        folder.rmdir()
-        self._engine.store.drop(request.volume_id)
+        async with self._engine.views.changing(request.volume_id):
+            self._engine.views.forget(request.volume_id)
+            self._engine.store.drop(request.volume_id)
+            await asyncio.to_thread(shutil.rmtree, folder)
 
     async def VolumeRename(self, request: Message, peer: Peer) -> None:
         """Gives a volume and its folder another name."""
@@ -78,12 +85,15 @@ class VolumeService:
         facts = json.loads(data)
         if self._engine.store.resolve("volume", facts["environment"], request.name):
             raise already_exists(f"volume `{request.name}` already exists")
+        check_name("volume", request.name)
         old = self._engine.volume_folder(request.volume_id)
-        old.rename(old.with_name(request.name))
-        self._engine.store.unbind("volume", facts["environment"], facts["name"])
-        self._engine.store.bind("volume", facts["environment"], request.name, request.volume_id)
-        facts |= {"name": request.name, "folder": f"{facts['environment']}/{request.name}"}
-        self._engine.store.put("volume", request.volume_id, json.dumps(facts).encode())
+        async with self._engine.views.changing(request.volume_id):
+            self._engine.views.forget(request.volume_id)
+            old.rename(old.with_name(request.name))
+            self._engine.store.unbind("volume", facts["environment"], facts["name"])
+            self._engine.store.bind("volume", facts["environment"], request.name, request.volume_id)
+            facts |= {"name": request.name, "folder": f"{facts['environment']}/{request.name}"}
+            self._engine.store.put("volume", request.volume_id, json.dumps(facts).encode())
 
     async def VolumeCommit(self, request: Message, peer: Peer) -> Message:
         """Shows everybody what a container has written."""
@@ -151,40 +161,56 @@ class VolumeService:
         folder = self._engine.volume_folder(request.volume_id)
         if request.disallow_overwrite_existing_files:
             volume.refuse_overwriting(folder, [item.path for item in request.files])
-        missing, used = [], set()
+        missing = []
         for file_number, item in enumerate(request.files):
             for block_number, block in enumerate(item.blocks):
-                name = f"block-{block.contents_sha256.hex()}"
-                used.add(name)
-                if not self._engine.blobs.path(name).exists():
+                path = self._block(block)
+                if not path.exists():
                     missing.append(
                         proto.VolumePutFiles2Response.MissingBlock(
                             file_index=file_number,
                             block_index=block_number,
-                            put_url=await self._engine.blobs.blob_url(name),
+                            put_url=await self._engine.blobs.blob_url(path.name),
                         )
                     )
         if not missing:
-            for item in request.files:
-                pieces = [self._engine.blobs.path(f"block-{block.contents_sha256.hex()}") for block in item.blocks]
-                await asyncio.to_thread(volume.write_file, folder, item.path, pieces, size=item.size, mode=item.mode)
-            for name in used:
-                remove_quietly(self._engine.blobs.path(name))
+            async with self._engine.views.changing(request.volume_id):
+                for item in request.files:
+                    pieces = [self._block(block) for block in item.blocks]
+                    await asyncio.to_thread(
+                        volume.write_file, folder, item.path, pieces, size=item.size, mode=item.mode
+                    )
+            self._engine.clock.call_later(_BLOCKS_KEPT_S, self._drop_blocks)
         return proto.VolumePutFiles2Response(missing_blocks=missing)
+
+    def _block(self, block: Message) -> Path:
+        """The file of a block, which stays for a while: another upload may count on it."""
+        path: Path = self._engine.blobs.path(f"block-{block.contents_sha256.hex()}")
+        self._named_at[path] = self._engine.clock.monotonic()
+        return path
+
+    def _drop_blocks(self) -> None:
+        before = self._engine.clock.monotonic() - _BLOCKS_KEPT_S
+        for path in [path for path, named_at in self._named_at.items() if named_at <= before]:
+            del self._named_at[path]
+            remove_quietly(path)
 
     async def VolumePutFiles(self, request: Message, peer: Peer) -> None:
         """Writes files whose contents were uploaded like a mount's."""
         folder = self._engine.volume_folder(request.volume_id)
         if request.disallow_overwrite_existing_files:
             volume.refuse_overwriting(folder, [item.filename for item in request.files])
-        for item in request.files:
-            source: Path = self._engine.mounts.file(item.sha256_hex)
-            size = source.stat().st_size
-            await asyncio.to_thread(volume.write_file, folder, item.filename, [source], size=size, mode=item.mode)
+        async with self._engine.views.changing(request.volume_id):
+            for item in request.files:
+                source: Path = self._engine.mounts.file(item.sha256_hex)
+                size = source.stat().st_size
+                await asyncio.to_thread(volume.write_file, folder, item.filename, [source], size=size, mode=item.mode)
 
     async def VolumeRemoveFile(self, request: Message, peer: Peer) -> None:
         """Removes a file or, if asked to, a folder."""
-        volume.remove_file(self._engine.volume_folder(request.volume_id), request.path, recursive=request.recursive)
+        folder = self._engine.volume_folder(request.volume_id)
+        async with self._engine.views.changing(request.volume_id):
+            await asyncio.to_thread(volume.remove_file, folder, request.path, recursive=request.recursive)
 
     VolumeRemoveFile2 = VolumeRemoveFile
 
@@ -192,7 +218,8 @@ class VolumeService:
         """Copies files within a volume."""
         folder = self._engine.volume_folder(request.volume_id)
         sources = list(request.src_paths)
-        await asyncio.to_thread(volume.copy_files, folder, sources, request.dst_path, recursive=request.recursive)
+        async with self._engine.views.changing(request.volume_id):
+            await asyncio.to_thread(volume.copy_files, folder, sources, request.dst_path, recursive=request.recursive)
 
     VolumeCopyFiles2 = VolumeCopyFiles
 

@@ -16,6 +16,9 @@ from pathlib import Path
 
 #: How the kernel marks a folder that hides the one below it.
 _OPAQUE = "user.overlay.opaque"
+#: How a file begins that is being written into a volume.
+DRAFT_PREFIX = ".modalbatch-"
+_PIECE_BYTES = 8 << 20
 _GONE, _FOLDER = ("gone",), ("folder",)
 
 
@@ -44,11 +47,12 @@ class Layer:
         entries = list(_walk(self._upper, ""))
         for name in sorted(self._done.keys() - {name for name, _ in entries}, reverse=True):
             if self._done.pop(name) != _GONE:  # made here, committed, and removed since
-                _drop(target / name)
+                _drop(target / name, target)
         rested, self._resting = (None, {}) if all_files else (self._resting, {})
         fresh: set[str] = set()  # folders that show nothing of the snapshot
         for name, status in entries:
-            state = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+            # The time of change as well: code may set the other one back.
+            state = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_mode)
             if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
                 self._once(name, _GONE, self._remove, name, target)
             elif stat.S_ISDIR(status.st_mode):
@@ -76,18 +80,18 @@ class Layer:
     def _remove(self, name: str, target: Path) -> None:
         """Removes what the container saw below a name and has removed; what others have put there stays."""
         seen = self._base / name
-        for path, _, files in os.walk(seen, topdown=False) if _is_folder(seen) else ():
+        for path, folders, files in os.walk(seen, topdown=False) if _is_folder(seen) else ():
             place = target / Path(path).relative_to(self._base)
-            for file in files:
-                _drop(place / file)
-            _drop(place)
-        _drop(target / name)
+            for entry in [*files, *folders]:  # links to folders are among the latter
+                _drop(place / entry, target)
+        _drop(target / name, target)
 
 
-def _drop(path: Path) -> None:
-    """Removes a file, or a folder that is empty."""
+def _drop(path: Path, target: Path) -> None:
+    """Removes a file, or a folder that is empty; nothing that a link on the way puts outside of `target`."""
     with contextlib.suppress(OSError):
-        path.rmdir() if _is_folder(path) else path.unlink()
+        if path.parent.resolve().is_relative_to(target.resolve()):
+            path.rmdir() if _is_folder(path) else path.unlink()
 
 
 def remove_tree(folder: Path) -> None:
@@ -105,12 +109,16 @@ def _is_folder(path: Path) -> bool:
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """(relative path, state) of everything below a folder, parents first."""
+    """(relative path, state) of everything below a folder, parents first; what vanishes meanwhile is left out.
+
+    Raises: FileNotFoundError when the folder itself is gone.
+    """
     for entry in os.scandir(folder / prefix):
         name = f"{prefix}/{entry.name}" if prefix else entry.name
-        yield name, entry.stat(follow_symlinks=False)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder, name)
+        with contextlib.suppress(FileNotFoundError):
+            yield name, entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder, name)
 
 
 def _is_opaque(path: Path) -> bool:
@@ -123,8 +131,10 @@ def _publish(source: Path, place: Path, target: Path, drafts: Path) -> None:
     """Copies a file or a link to its place, which may be a folder by now."""
     draft = drafts / secrets.token_hex(8)
     try:
-        shutil.copy2(source, draft, follow_symlinks=False)
         _make_folder(place.parent, target)
+        if drafts.stat().st_dev != place.parent.stat().st_dev:  # somebody has put the volume on another disk
+            draft = place.with_name(f"{DRAFT_PREFIX}{draft.name}")
+        _copy(source, draft)
         if _is_folder(place):
             shutil.rmtree(place)
         draft.replace(place)
@@ -132,6 +142,30 @@ def _publish(source: Path, place: Path, target: Path, drafts: Path) -> None:
         return
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _copy(source: Path, draft: Path) -> None:
+    """Copies with mode and times; holes stay holes."""
+    status = source.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_blocks * 512 >= status.st_size:
+        shutil.copy2(source, draft, follow_symlinks=False)
+        return
+    with source.open("rb") as old, draft.open("wb") as new:
+        new.truncate(status.st_size)
+        position = 0
+        with contextlib.suppress(OSError):  # ENXIO: nothing but a hole is left
+            while position < status.st_size:
+                position = os.lseek(old.fileno(), position, os.SEEK_DATA)
+                end = os.lseek(old.fileno(), position, os.SEEK_HOLE)
+                _copy_range(old.fileno(), new.fileno(), position, end)
+                position = end
+    shutil.copystat(source, draft)
+
+
+def _copy_range(old: int, new: int, start: int, end: int) -> None:
+    while start < end and (data := os.pread(old, min(_PIECE_BYTES, end - start), start)):
+        os.pwrite(new, data, start)
+        start += len(data)
 
 
 def _make_folder(folder: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ costs no room, and time in proportion to the number of files; an unchanged volum
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -15,6 +16,9 @@ from itertools import count
 from pathlib import Path
 
 from modalbatch.engines.local.storage.layer import remove_tree
+
+#: (relative path, kind, what identifies its state).
+Entry = tuple[str, str, tuple[object, ...]]
 
 
 @dataclass(slots=True, eq=False)
@@ -47,13 +51,26 @@ class Snapshots:
         newest = self._newest.get(source)
         if newest is None or newest.signature != signature:
             taken = Snapshot(self._folder / str(next(self._numbers)), signature)
-            _link_all(source, taken.path, entries)
-            self._newest[source] = taken
-            if newest is not None and not newest.n_users:
-                remove_tree(newest.path)
-            newest = taken
+            try:
+                _link_all(source, taken.path, entries)
+            except OSError:
+                remove_tree(taken.path)
+                raise
+            self.forget(source)
+            newest = self._newest[source] = taken
         newest.n_users += 1
         return newest
+
+    def forget(self, source: Path) -> None:
+        """Does not keep the state of a folder for the next view: it is out of date, or the folder is gone."""
+        newest = self._newest.pop(source, None)
+        if newest is not None and not newest.n_users:
+            remove_tree(newest.path)
+
+    def forget_unused(self) -> None:
+        """Keeps only what is shown: data that was deleted since does not take room for nothing."""
+        for source in [source for source, newest in self._newest.items() if not newest.n_users]:
+            self.forget(source)
 
     def drop(self, snapshot: Snapshot) -> None:
         """Lets go of a snapshot; one that nobody shows and that is not the newest is removed."""
@@ -62,30 +79,41 @@ class Snapshots:
             remove_tree(snapshot.path)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str, tuple[object, ...]]]:
-    """(relative path, kind, what identifies its state) of everything below a folder, folders first, by name."""
+def _walk(folder: Path, prefix: str) -> Iterator[Entry]:
+    """Everything below a folder, parents first, by name; what somebody removes by hand meanwhile is left out."""
     for entry in sorted(os.scandir(folder / prefix), key=lambda found: found.name):
         name = f"{prefix}/{entry.name}" if prefix else entry.name
-        status = entry.stat(follow_symlinks=False)
-        if entry.is_dir(follow_symlinks=False):
-            yield name, "folder", (name, status.st_mode)
-            yield from _walk(folder, name)
-        elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
-            kind = "link" if entry.is_symlink() else "file"
-            yield name, kind, (name, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns)
+        with contextlib.suppress(FileNotFoundError):
+            status = entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                yield name, "folder", (name, status.st_mode)
+                yield from _walk(folder, name)
+            elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                kind = "link" if entry.is_symlink() else "file"
+                yield name, kind, (name, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns)
 
 
-def _link_all(source: Path, target: Path, entries: list[tuple[str, str, tuple[object, ...]]]) -> None:
+def _link_all(source: Path, target: Path, entries: list[Entry]) -> None:
     target.mkdir(parents=True)
-    shutil.copymode(source, target)
     for name, kind, _ in entries:
+        with contextlib.suppress(FileNotFoundError):  # removed by hand
+            if kind == "folder":
+                (target / name).mkdir()
+            elif kind == "link":
+                (target / name).symlink_to((source / name).readlink())
+            else:
+                _link(source / name, target / name)
+    # Last, and the deepest first: in a folder without permissions nothing can be made.
+    for name, kind, _ in [*reversed(entries), ("", "folder", ())]:
         if kind == "folder":
-            (target / name).mkdir()
-            shutil.copymode(source / name, target / name)
-        elif kind == "link":
-            (target / name).symlink_to((source / name).readlink())
-        else:
-            try:
-                os.link(source / name, target / name)
-            except OSError:  # a file system without hard links
-                shutil.copy2(source / name, target / name)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(source / name, target / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)

@@ -1,7 +1,8 @@
 """What each container sees of its volumes: the state at its last mount or reload, and what it wrote since.
 
 Runs on: laptop. Owns when changes become visible: at a commit, asked for or in the background, to containers that start
-or reload after it. What a killed container has not committed is lost. Mounting itself is the fork server's.
+or reload after it; and the one lock of a volume, under which its files change. What a killed container has not
+committed is lost. Mounting itself is the fork server's.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from grpclib import GRPCError
 
@@ -19,10 +22,12 @@ from modalbatch.engines.local.containers.guest_isolation import Bind
 from modalbatch.engines.local.schedules.clock import Clock
 from modalbatch.engines.local.storage.layer import Layer, remove_tree
 from modalbatch.engines.local.storage.snapshot import Snapshot, Snapshots
+from modalbatch.engines.local.storage.volume import mounted_folder
 from modalbatch.engines.local.wire import Message, refused
 
 #: Mounts anew in a container: errno, 0 for success.
 Remount = Callable[[Sequence[Bind]], Awaitable[int]]
+T = TypeVar("T")
 
 #: Seconds between two commits in the background. Modal says "every few seconds".
 _COMMIT_EVERY_S = 5.0
@@ -64,14 +69,15 @@ class Views:
         self._locks: dict[str, asyncio.Lock] = {}
         self._views: dict[str, dict[str, View]] = {}
         self._n_layers = 0
-        self._background: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
         self._is_waiting = False
-        remove_tree(folder)
+        _remove_aside(folder)
 
     async def open(self, container_id: str, mount: Message) -> Bind:
         """A view of a volume (`VolumeMount`) for a container that starts, and how to mount it."""
-        sub_path = (mount.sub_path or "").strip("/")
-        async with self._lock(mount.volume_id):
+
+        async def open_view() -> Bind:
+            sub_path = (mount.sub_path or "").strip("/")
             snapshot = await asyncio.to_thread(self._snapshots.take, self._committed(mount.volume_id, sub_path))
             view = View(
                 volume_id=mount.volume_id,
@@ -80,43 +86,105 @@ class Views:
                 target=mount.mount_path.rstrip("/"),
                 layer=None if mount.read_only else self._new_layer(snapshot),
             )
-        self._views.setdefault(container_id, {})[mount.volume_id] = view
-        self._commit_later()
-        return view.bind()
+            self._views.setdefault(container_id, {})[mount.volume_id] = view
+            return view.bind()
 
-    async def close(self, container_id: str) -> None:
-        """Forgets what a container that has ended saw, with all that it has not committed."""
+        self._commit_later()
+        return await self._alone(mount.volume_id, open_view)
+
+    async def close(self, container_id: str, *, commit: bool) -> None:
+        """Forgets what a container that has ended saw. `commit`: after an orderly end what it wrote counts."""
         for volume_id in list(self._views.get(container_id, {})):
-            async with self._locked(container_id, volume_id) as view:
+
+            async def close_view(volume_id: str = volume_id) -> None:
+                view = self._views[container_id].pop(volume_id, None)
                 if view is not None:
-                    del self._views[container_id][volume_id]
+                    with contextlib.suppress(GRPCError):  # the volume is gone
+                        await self._commit(view) if commit else None
                     await asyncio.to_thread(self._discard, view.snapshot, view.layer)
+
+            await self._alone(volume_id, close_view)
         self._views.pop(container_id, None)
 
     async def commit(self, container_id: str, volume_id: str) -> None:
-        """Shows everybody what a container has changed. Without a view the folder is shared: nothing to do."""
-        async with self._locked(container_id, volume_id) as view:
+        """Shows everybody what a container has changed. Without a view the folder is shared: nothing to do.
+
+        Raises: OSError when the disk is full, NOT_FOUND when the volume is gone.
+        """
+
+        async def commit_view() -> None:
+            view = self._find(container_id, volume_id)
             if view is not None:
                 await self._commit(view)
+
+        await self._alone(volume_id, commit_view)
 
     async def reload(self, container_id: str, volume_id: str, remount: Remount) -> None:
         """Shows a container what everybody has committed; commits its own changes before.
 
         Raises: FAILED_PRECONDITION when it has files of the volume open.
         """
-        async with self._locked(container_id, volume_id) as view:
+
+        async def reload_view() -> None:
+            view = self._find(container_id, volume_id)
             if view is not None:
                 await self._commit(view)
                 await self._show(view, await self._newest(view), remount)
 
+        await self._alone(volume_id, reload_view)
+
     async def renew(self, container_id: str, remount: Remount) -> None:
         """Shows a container what was committed while it stood ready without having touched user code."""
         for volume_id in list(self._views.get(container_id, {})):
-            async with self._locked(container_id, volume_id) as view:
+
+            async def renew_view(volume_id: str = volume_id) -> None:
+                view = self._find(container_id, volume_id)
                 if view is not None and (newest := await self._newest(view)) is not view.snapshot:
                     await self._show(view, newest, remount)
                 elif view is not None:
                     self._snapshots.drop(newest)
+
+            await self._alone(volume_id, renew_view)
+
+    @contextlib.asynccontextmanager
+    async def changing(self, volume_id: str) -> AsyncIterator[None]:
+        """While somebody else than a container changes a volume's files."""
+        async with self._lock(volume_id):
+            yield
+
+    def forget(self, volume_id: str) -> None:
+        """The volume's folder is about to go, or to have another name. Order: within `changing`."""
+        self._snapshots.forget(self._find_volume(volume_id))
+
+    async def finish(self) -> None:
+        """Ends everything. Order: after the last container has ended and was closed."""
+        self._views.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.to_thread(remove_tree, self._folder)
+
+    async def _alone(self, volume_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Does something to a volume that nobody else touches meanwhile. Whoever asks may leave: it goes on to its end,
+        since the thread that does it does so too.
+        """
+
+        async def run() -> T:
+            async with self._lock(volume_id):
+                return await work()
+
+        task = asyncio.ensure_future(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    def _lock(self, volume_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(volume_id, asyncio.Lock())
+
+    def _find(self, container_id: str, volume_id: str) -> View | None:
+        return self._views.get(container_id, {}).get(volume_id)
+
+    async def _newest(self, view: View) -> Snapshot:
+        return await asyncio.to_thread(self._snapshots.take, self._committed(view.volume_id, view.sub_path))
 
     async def _show(self, view: View, snapshot: Snapshot, remount: Remount) -> None:
         """Mounts another state in the place of the present one, with nothing written over it."""
@@ -127,42 +195,26 @@ class Views:
             new_layer, view.snapshot, view.layer = view.layer, old, old_layer
             await asyncio.to_thread(self._discard, snapshot, new_layer)
             raise refused(_BUSY if failed == errno.EBUSY else f"the volume cannot be mounted anew (errno {failed})")
+        # Other threads have gone on writing until the moment of the mount.
+        await self._carry_over(view, old_layer)
         await asyncio.to_thread(self._discard, old, old_layer)
 
-    async def finish(self) -> None:
-        """Ends the background's work. Order: after the last container."""
-        self._views.clear()
-        if self._background is not None:
-            await self._background
-        await asyncio.to_thread(remove_tree, self._folder)
-
-    def _lock(self, volume_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(volume_id, asyncio.Lock())
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, container_id: str, volume_id: str) -> AsyncIterator[View | None]:
-        """A container's view of a volume, which nobody else of the volume's users changes meanwhile."""
-        async with self._lock(volume_id):
-            yield self._views.get(container_id, {}).get(volume_id)
-
-    async def _newest(self, view: View) -> Snapshot:
-        return await asyncio.to_thread(self._snapshots.take, self._committed(view.volume_id, view.sub_path))
-
     def _committed(self, volume_id: str, sub_path: str) -> Path:
-        folder = self._find_volume(volume_id) / sub_path
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return mounted_folder(self._find_volume(volume_id), sub_path)
 
     def _new_layer(self, snapshot: Snapshot) -> Layer:
         self._n_layers += 1
         return Layer(self._folder / "layers" / str(self._n_layers), snapshot.path)
 
     async def _commit(self, view: View, *, all_files: bool = True) -> None:
-        if view.layer is not None:
+        await self._carry_over(view, view.layer, all_files=all_files)
+
+    async def _carry_over(self, view: View, layer: Layer | None, *, all_files: bool = True) -> None:
+        if layer is not None:
             drafts = self._folder / "drafts"
             drafts.mkdir(parents=True, exist_ok=True)
             target = self._committed(view.volume_id, view.sub_path)
-            await asyncio.to_thread(view.layer.commit, target, drafts, all_files=all_files)
+            await asyncio.to_thread(layer.commit, target, drafts, all_files=all_files)
 
     def _discard(self, snapshot: Snapshot, layer: Layer | None) -> None:
         self._snapshots.drop(snapshot)
@@ -176,15 +228,29 @@ class Views:
             self._clock.call_later(_COMMIT_EVERY_S, self._begin_to_commit)
 
     def _begin_to_commit(self) -> None:
-        if self._background is None or self._background.done():
-            self._background = asyncio.ensure_future(self._commit_all())
-        self._is_waiting = False
-        if self._views:
-            self._commit_later()
+        task: asyncio.Task[object] = asyncio.ensure_future(self._commit_all())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _commit_all(self) -> None:
         for container_id, volume_id in [(key, name) for key, views in self._views.items() for name in views]:
-            async with self._locked(container_id, volume_id) as view:
-                with contextlib.suppress(OSError, GRPCError):  # the volume is gone, or the disk is full
-                    if view is not None:
-                        await self._commit(view, all_files=False)
+
+            async def commit_view(container_id: str = container_id, volume_id: str = volume_id) -> None:
+                view = self._find(container_id, volume_id)
+                if view is not None:
+                    await self._commit(view, all_files=False)
+
+            with contextlib.suppress(OSError, GRPCError):  # the disk is full, or the volume is gone: who commits hears
+                await self._alone(volume_id, commit_view)
+        self._is_waiting = False
+        if self._views:
+            self._commit_later()
+        else:
+            await asyncio.to_thread(self._snapshots.forget_unused)
+
+
+def _remove_aside(folder: Path) -> None:
+    """Removes a folder in the background; another one of its name can be made at once."""
+    with contextlib.suppress(FileNotFoundError):
+        old = folder.rename(folder.with_name(f"{folder.name}-old"))
+        threading.Thread(target=remove_tree, args=(old,), daemon=True).start()

@@ -6,12 +6,14 @@ volume's folder. A file is replaced, never written in place: snapshots share it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modalbatch.engines.local.storage.layer import DRAFT_PREFIX
 from modalbatch.engines.local.wire import Message, already_exists, invalid, not_found, proto
 
 #: Size of the blocks in which version-2 files cross the wire; fixed by the client.
@@ -21,7 +23,9 @@ BLOCK_BYTES = 8 << 20
 def inside(folder: Path, path: str) -> Path:
     """A path of a volume as a path of this machine. Raises: an error for one that leaves the volume."""
     target = Path(os.path.normpath(folder / path.lstrip("/")))
-    if target != folder and folder not in target.parents:
+    is_within = target == folder or folder in target.parents
+    # A link that a container has committed may lead anywhere.
+    if not is_within or (target != folder and not target.parent.resolve().is_relative_to(folder.resolve())):
         raise invalid(f"path {path!r} is outside the volume")
     return target
 
@@ -31,6 +35,17 @@ def existing(folder: Path, path: str) -> Path:
     target = inside(folder, path)
     if not os.path.lexists(target):
         raise not_found(f"no file or folder {path!r} in the volume")
+    if target.is_symlink() and not target.resolve().is_relative_to(folder.resolve()):
+        raise invalid(f"path {path!r} is a link to outside the volume")
+    return target
+
+
+def mounted_folder(folder: Path, sub_path: str) -> Path:
+    """The folder of a volume that is mounted, made if need be. Raises: an error for one that leaves the volume."""
+    target = inside(folder, sub_path) if sub_path.strip("/") else folder
+    if target.is_symlink() or target.is_file():
+        raise invalid(f"{sub_path!r} is no folder of the volume")
+    target.mkdir(parents=True, exist_ok=True)
     return target
 
 
@@ -52,15 +67,15 @@ def write_file(folder: Path, path: str, pieces: Iterable[Path], *, size: int, mo
     if target.is_dir():
         raise invalid(f"{path!r} is a folder in the volume")
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=".modalbatch-", dir=target.parent)
-    with os.fdopen(handle, "wb") as file:
-        for number, piece in enumerate(pieces):
-            file.seek(number * BLOCK_BYTES)  # trailing zeros of a block are not sent
-            with piece.open("rb") as source:
-                shutil.copyfileobj(source, file)
-        file.truncate(size)
-    Path(draft).chmod(mode or 0o644)
-    Path(draft).replace(target)
+    with _draft(target) as draft:
+        with draft.open("wb") as file:
+            for number, piece in enumerate(pieces):
+                file.seek(number * BLOCK_BYTES)  # trailing zeros of a block are not sent
+                with piece.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            file.truncate(size)
+        draft.chmod(mode or 0o644)
+        draft.replace(target)
 
 
 def refuse_overwriting(folder: Path, paths: Iterable[str]) -> None:
@@ -101,10 +116,19 @@ def copy_files(folder: Path, sources: list[str], target_path: str, *, recursive:
 
 
 def _copy_file(source: str | Path, place: str | Path) -> None:
-    handle, draft = tempfile.mkstemp(prefix=".modalbatch-", dir=Path(place).parent)
-    os.close(handle)
-    shutil.copy2(source, draft)
-    Path(draft).replace(place)
+    with _draft(Path(place)) as draft:
+        shutil.copy2(source, draft)
+        draft.replace(place)
+
+
+@contextlib.contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A file beside its later place; it does not stay behind."""
+    draft = target.with_name(f"{DRAFT_PREFIX}{secrets.token_hex(8)}")
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _entry(folder: Path, path: Path) -> Message:
@@ -112,4 +136,5 @@ def _entry(folder: Path, path: Path) -> Message:
     state = path.lstat()
     kind = kinds.SYMLINK if path.is_symlink() else kinds.DIRECTORY if path.is_dir() else kinds.FILE
     size = 0 if path.is_dir() else state.st_size
-    return proto.FileEntry(path=str(path.relative_to(folder)), type=kind, mtime=int(state.st_mtime), size=size)
+    name = os.fsencode(path.relative_to(folder)).decode("utf-8", "replace")
+    return proto.FileEntry(path=name, type=kind, mtime=int(state.st_mtime), size=size)
