@@ -53,7 +53,7 @@ def test_a_hanging_container_runs_into_the_time_limit(home):
     assert "hit its timeout of 2s" in found["spawn"]
     assert "hit its timeout of 2s" in found["map"][0]
     assert re.search(r"chaos: hung ta-\w+ during in-\w+:0", found["output"])
-    assert summary == "chaos (seed 1): 3 hung"
+    assert summary == "chaos (seed 1): 3 hung", found["output"]
 
 
 def test_what_a_lost_reply_was_about_happens_once(home):

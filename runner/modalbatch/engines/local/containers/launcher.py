@@ -71,7 +71,7 @@ class Launcher:
         def ended(code: int) -> None:
             if listener is not None:
                 listener.close()
-            self._run(outfitter.take_back(container), self._endings)
+            self._run(outfitter.take_back(container, code), self._endings)
             function.pool.on_exit(container, code)
 
         try:

@@ -92,13 +92,14 @@ class Outfitter:
         spec_path.write_text(json.dumps(spec))
         return spec_path
 
-    async def take_back(self, container: Container) -> None:
-        """Removes everything that a container had for itself, with all that it has not committed."""
+    async def take_back(self, container: Container, code: int) -> None:
+        """Removes everything that a container had for itself; it has ended with an exit code."""
         for suffix in ("", ".spec", ".args"):
             remove_quietly(self.run_folder / f"{container.id}{suffix}")
         shutil.rmtree(self.run_folder / f"{container.id}.work", ignore_errors=True)
-        # A container that we have let end is owed the commit of its end, however long that takes.
-        await self.views.close(container.id, commit=container.reason is Reason.STOP)
+        # Whoever has ended in order is owed the commit of its end, however long that takes; a killed one loses it.
+        is_orderly = container.reason is Reason.STOP or (container.reason is Reason.UNKNOWN and code == 0)
+        await self.views.close(container.id, commit=is_orderly)
         await self.layers.release(container.id)
 
     def _write_arguments(self, container: Container) -> Path:

@@ -389,7 +389,8 @@ class Pool:
     def _drain(self, container: Container, grace_s: float) -> None:
         """Makes a container leave when it next asks for inputs; with a grace it is killed after that."""
         container.is_draining = True
-        container.reason = Reason.STOP if container.reason is Reason.UNKNOWN else container.reason
+        if container.reason is Reason.UNKNOWN and not container.running:
+            container.reason = Reason.STOP
         for waiter in [waiter for waiter in self._waiters if waiter.container is container]:
             self._waiters.remove(waiter)
             if not waiter.inputs.done():
