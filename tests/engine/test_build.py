@@ -75,6 +75,12 @@ def test_a_build_that_fails_fails_the_app_and_is_tried_again(bench, monkeypatch,
         assert "extending" not in output
 
 
+def test_faults_are_not_for_builds(home):
+    with LocalEngine(home, chaos="slow=100%,delay=1ms,seed=1") as engine:
+        assert Bench(home, engine).run("built.py")["relative"] == "abab"
+    assert "delayed" in engine.summary
+
+
 def test_a_build_ends_with_the_client_that_wants_it(bench, monkeypatch):
     monkeypatch.setenv("BUILD_MODE", "slow")
     before = len(processes_of(bench.home))

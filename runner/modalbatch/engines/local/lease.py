@@ -39,6 +39,8 @@ _BACKLOG = 128
 #: How long an engine that is stopping may take before a new command gives up on it.
 _JOIN_LIMIT_S = 30.0
 _RETRY_S = 0.02
+#: How long a process that was killed may take to let go of its files.
+_DYING_LIMIT_S = 1.0
 #: How long an engine may take to greet who joins it.
 _ANSWER_LIMIT_S = 10.0
 #: Size of `engine.log` at which the next engine begins it anew.
@@ -110,6 +112,8 @@ class LocalEngine:
         self._listen(block=True)  # until the engine is gone, or has noted that we are
         self._lease.close()
         self._lease = None
+        if b'"left"' in self._received:  # others hold it
+            return
         if b'"gone"' not in self._received:
             _sweep_if_dead(self._home)
         elif self._process is not None:
@@ -329,11 +333,15 @@ def _home_id(home: Path) -> str:
 
 
 def _sweep_if_dead(home: Path) -> None:
-    """Sweeps unless an engine lives, which then holds the lock."""
+    """Sweeps unless an engine lives, which then holds the lock; one that dies lets go of it last."""
     lock = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _sweep(home)
+    end = time.monotonic() + _DYING_LIMIT_S
+    while time.monotonic() < end:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _sweep(home)
+            break
+        time.sleep(_RETRY_S)
     os.close(lock)
 
 

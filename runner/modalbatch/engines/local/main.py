@@ -60,6 +60,7 @@ class Leases:
             self.all_released.set()
             return
         self._writers.discard(writer)
+        writer.write(_line(left=True))
         writer.close()
 
     async def _tell_detached(self, session: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -87,7 +87,7 @@ class Faults:
 
     def delays(self, item: Input, queue: Callable[[Input], None]) -> bool:
         """Holds an input back that should be slow; it is queued again after that."""
-        if isinstance(item, Double):
+        if isinstance(item, Double) or not self._concerns(item):
             return False
         trial = self._trial(item)
         if trial.is_delayed:
@@ -117,6 +117,8 @@ class Faults:
         if isinstance(item, Double):
             first = item.container.id if item.container else ""
             self._tell("duplicate", app, f"delivered {item.id} to {container.id} too, while {first} runs it")
+            return
+        if not self._concerns(item):
             return
         trial = self._trial(item)
         trial.n_deliveries += 1
@@ -157,6 +159,10 @@ class Faults:
         shadow = Call(call.id, call.function, is_sync=True, is_map=True)
         shadow.keep = lambda _output: self.settled(call.function.app)
         return Double(item.id, item.idx, shadow, item.data, item.retry, original=item, container=container)
+
+    def _concerns(self, item: Input) -> bool:
+        """Whether faults are for an input: the run that builds an image has no second try."""
+        return item.call.id[3:] in self._calls
 
     def _trial(self, item: Input) -> Trial:
         if item.trial is None:

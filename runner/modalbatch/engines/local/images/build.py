@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import pickle
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from modalbatch.engines.local.wire import SUCCESS, Message, Result, failure, min
 
 if TYPE_CHECKING:
     from modalbatch.engines.local.engine import Engine
+
+_log = logging.getLogger("modalbatch.engine")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -90,6 +93,17 @@ class Builder:
         return function
 
     async def _run(self, build: Build, data: Message) -> None:
+        """Runs a build to its end; whoever waits for it hears of any."""
+        try:
+            build.result = await self._result(build, data)
+        except Exception as error:  # ours: nobody else would end the wait
+            _log.exception("building %s", build.image_id)
+            build.result = failure(f"modalbatch's local engine failed to build {build.image_id}: {error!r}")
+        build.log.finish()
+        if build.result.status == SUCCESS:
+            del self._builds[build.image_id]
+
+    async def _result(self, build: Build, data: Message) -> Message:
         engine, function = self._engine, build.function
         if not data.WhichOneof("args_oneof"):
             data = proto.FunctionInput(args=pickle.dumps(((), {})), data_format=proto.DATA_FORMAT_PICKLE)
@@ -99,14 +113,8 @@ class Builder:
         function.pool.add(call.add(0, data))
         result = await ended
         await engine.stop_app(function.app)  # all is written when its container has ended
-        try:
-            if result.status == SUCCESS:
-                engine.layers.publish(build.image_id)
-            else:
-                engine.layers.discard(build.image_id)
-        except OSError as error:
-            result = failure(f"what the build has written cannot be kept: {error}")
-        build.result = result
-        function.app.log.finish()
         if result.status == SUCCESS:
-            del self._builds[build.image_id]
+            engine.layers.publish(build.image_id)
+        else:
+            engine.layers.discard(build.image_id)
+        return result
