@@ -109,7 +109,7 @@ def test_dead_letters_are_exit_code_1_again_and_again(modalbatch, squares, work)
     assert done.code == 1
     assert done.err.splitlines()[-2:] == [
         "dead letters: 1 record with error and position in out/_modalbatch/dead/",
-        "next: modalbatch cat --dead · modalbatch ls · modalbatch verify",
+        "next: modalbatch errors · modalbatch ls · modalbatch verify",
     ]
     assert not (squares / "_SUCCESS").exists()
     again = modalbatch("apply", "squares.yaml", "--json")

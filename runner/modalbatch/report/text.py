@@ -82,4 +82,4 @@ def next_lines(n_dead: int, sink: str) -> list[str]:
     if not n_dead:
         return ["next: modalbatch ls · modalbatch cat · modalbatch verify"]
     dead = f"dead letters: {count(n_dead, 'record')} with error and position in {sink}_modalbatch/dead/"
-    return [dead, "next: modalbatch cat --dead · modalbatch ls · modalbatch verify"]
+    return [dead, "next: modalbatch errors · modalbatch ls · modalbatch verify"]
