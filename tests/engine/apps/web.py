@@ -179,7 +179,7 @@ def raw():
 
     async def application(scope, receive, send):
         if scope["type"] == "lifespan":
-            raise NotImplementedError
+            raise ValueError("this app has no lifespan")  # as ASGI wants it said
         if scope["type"] == "websocket":
             return await converse(scope, receive, send)
         return await pages.get(scope["path"].lstrip("/"), echo)(scope, receive, send)

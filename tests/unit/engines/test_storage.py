@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from grpclib import GRPCError
 
 from modalbatch.engines.local.storage.layer import Layer
 from modalbatch.engines.local.storage.snapshot import Snapshots
+from modalbatch.engines.local.storage.view import Views
 from modalbatch.engines.local.storage.volume import copy_files, existing, inside, mounted_folder, write_file
 
 
@@ -104,3 +106,11 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, folder):
     with pytest.raises(FileNotFoundError):
         write_file(folder, "x", [tmp_path / "vanished"], size=1, mode=0)
     assert os.listdir(folder) == []
+
+
+def test_what_killed_engines_have_left_of_views_goes_and_is_in_nobodys_way(tmp_path):
+    for name in (".views", ".views-old-1"):
+        (tmp_path / name / "layers" / "1").mkdir(parents=True)
+    Views(tmp_path / ".views", lambda _: tmp_path, None)
+    while list(tmp_path.iterdir()):
+        time.sleep(0.01)

@@ -97,7 +97,7 @@ class Deployments:
         elif kind == "mo":
             described.mount_handle_metadata.content_checksum_sha256_hex = object_id
         elif kind == "vo":
-            described.volume_metadata.CopyFrom(self._engine.volume_metadata(object_id))
+            described.volume_metadata.CopyFrom(self._engine.volumes.metadata(object_id))
         return described
 
     def load(self, app: App) -> None:

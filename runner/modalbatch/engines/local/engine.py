@@ -40,11 +40,11 @@ from modalbatch.engines.local.prune import old_logs
 from modalbatch.engines.local.schedules.clock import Clock
 from modalbatch.engines.local.schedules.schedule import Scheduler
 from modalbatch.engines.local.storage.blob import BlobServer
+from modalbatch.engines.local.storage.catalog import Volumes
 from modalbatch.engines.local.storage.view import Views
-from modalbatch.engines.local.storage.volume import existing
 from modalbatch.engines.local.store import Store
 from modalbatch.engines.local.web.site import Web
-from modalbatch.engines.local.wire import Message, creation, message, mint_id, not_found, proto
+from modalbatch.engines.local.wire import Message, mint_id, not_found, proto
 from modalbatch.errors import ModalbatchError
 
 _log = logging.getLogger("modalbatch.engine")
@@ -88,7 +88,8 @@ class Engine:
         self.mounts = MountStore(state, self.store)
         self.layers = LayerStore(state / "layers")
         self.builder = Builder(self)
-        self.blobs = BlobServer(state / "blobs", self._volume_file)
+        self.volumes = Volumes(config.home / "volumes", self.store)
+        self.blobs = BlobServer(state / "blobs", self.volumes.file)
         self.retention = Retention(self.store, self.blobs, state / "logs", clock)
         cache = cache_folder(environ)
         self.provisioner = Provisioner(
@@ -100,7 +101,7 @@ class Engine:
             environ=environ,
         )
         # With faults on request the worst case counts: what is not committed is lost with its container.
-        self.views = Views(config.home / "volumes" / ".views", self.volume_folder, None if config.chaos else clock)
+        self.views = Views(config.home / "volumes" / ".views", self.volumes.folder, None if config.chaos else clock)
         self.deployments = Deployments(self)
         outfitter = Outfitter(
             provisioner=self.provisioner,
@@ -111,7 +112,7 @@ class Engine:
             run_folder=config.run_folder,
             engine_id=config.engine_id,
             secret=self.secret,
-            volume_folder=self.volume_folder,
+            volume_folder=self.volumes.folder,
             layout=self.deployments.layout,
             # For a kernel that allows namespaces but not what is done in them.
             is_plain=environ.get("MODALBATCH_NO_NAMESPACES") == "1",
@@ -358,27 +359,6 @@ class Engine:
                 raise not_found(f"secret {secret_id} is not known here")
             self.secrets[secret_id] = json.loads(data)
         return self.secrets[secret_id]
-
-    def volume_metadata(self, volume_id: str) -> Message:
-        """A volume's name and version. Raises: NOT_FOUND."""
-        facts = self._volume(volume_id)
-        made = creation(self.store.created_at(volume_id))
-        return message(proto.VolumeMetadata, name=facts["name"], version=facts["version"], creation_info=made)
-
-    def volume_folder(self, volume_id: str) -> Path:
-        """Where a volume's files are."""
-        folder = self.config.home / "volumes" / str(self._volume(volume_id)["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _volume(self, volume_id: str) -> dict[str, object]:
-        data = self.store.find("volume", volume_id)
-        if data is None:
-            raise not_found(f"volume {volume_id} is not known here")
-        return dict(json.loads(data))
-
-    def _volume_file(self, volume_id: str, path: str) -> Path:
-        return existing(self.volume_folder(volume_id), path)
 
     # -- end
 

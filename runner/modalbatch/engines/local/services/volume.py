@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from modalbatch.engines.local.containers.container import Container
 from modalbatch.engines.local.engine import Engine
 from modalbatch.engines.local.images.provision import remove_quietly
 from modalbatch.engines.local.name import check_name
 from modalbatch.engines.local.services.app import DEFAULT_ENVIRONMENT, Send
-from modalbatch.engines.local.services.object import get_or_create
+from modalbatch.engines.local.services.object import get_or_create, named_objects
 from modalbatch.engines.local.storage import volume
-from modalbatch.engines.local.wire import Message, Peer, already_exists, message, not_found, proto, refused
+from modalbatch.engines.local.wire import Message, Peer, message, not_found, proto, refused
 
 #: How long an uploaded block is kept after it was last named.
 _BLOCKS_KEPT_S = 600.0
@@ -36,20 +37,17 @@ class VolumeService:
         name, version = request.deployment_name, request.version or proto.VOLUME_FS_VERSION_V1
 
         def create(volume_id: str, named: bool) -> None:
-            folder = f"{environment}/{name}" if named else f".ephemeral/{volume_id}"
-            facts = {"name": name if named else "", "environment": environment, "version": version, "folder": folder}
-            self._engine.store.put("volume", volume_id, json.dumps(facts).encode())
-            self._engine.volume_folder(volume_id)
+            self._engine.volumes.add(volume_id, environment=environment, name=name if named else "", version=version)
 
         volume_id = get_or_create(self._engine.store, "volume", "vo", request, create)
-        metadata = self._engine.volume_metadata(volume_id)
+        metadata = self._engine.volumes.metadata(volume_id)
         return message(
             proto.VolumeGetOrCreateResponse, volume_id=volume_id, version=metadata.version, metadata=metadata
         )
 
     async def VolumeGetById(self, request: Message, peer: Peer) -> Message:
         """A volume by id."""
-        metadata = self._engine.volume_metadata(request.volume_id)
+        metadata = self._engine.volumes.metadata(request.volume_id)
         return message(proto.VolumeGetByIdResponse, volume_id=request.volume_id, metadata=metadata)
 
     async def VolumeList(self, request: Message, peer: Peer) -> Message:
@@ -61,39 +59,36 @@ class VolumeService:
                 label=name,
                 volume_id=volume_id,
                 created_at=created_at,
-                metadata=self._engine.volume_metadata(volume_id),
+                metadata=self._engine.volumes.metadata(volume_id),
             )
-            for name, volume_id, created_at in self._engine.store.names("volume", environment)
-            if _is_before(request, created_at)
+            for name, volume_id, created_at in named_objects(self._engine.store, "volume", request)
         ]
-        limit = request.pagination.max_objects or None
-        return message(proto.VolumeListResponse, items=items[:limit], environment_name=environment)
+        return message(proto.VolumeListResponse, items=items, environment_name=environment)
 
     async def VolumeDelete(self, request: Message, peer: Peer) -> None:
         """Removes a volume and its files."""
-        folder = self._engine.volume_folder(request.volume_id)
-        async with self._engine.views.changing(request.volume_id):
+        folder = self._engine.volumes.folder(request.volume_id)
+
+        async def delete() -> None:
             self._engine.views.forget(request.volume_id)
             self._engine.store.drop(request.volume_id)
             await asyncio.to_thread(shutil.rmtree, folder)
 
+        await self._engine.views.alone(request.volume_id, delete)
+
     async def VolumeRename(self, request: Message, peer: Peer) -> None:
         """Gives a volume and its folder another name."""
-        data = self._engine.store.find("volume", request.volume_id)
-        if data is None:
-            raise not_found(f"volume {request.volume_id} is not known here")
-        facts = json.loads(data)
-        if self._engine.store.resolve("volume", facts["environment"], request.name):
-            raise already_exists(f"volume `{request.name}` already exists")
         check_name("volume", request.name)
-        old = self._engine.volume_folder(request.volume_id)
-        async with self._engine.views.changing(request.volume_id):
+
+        async def rename() -> None:
             self._engine.views.forget(request.volume_id)
-            old.rename(old.with_name(request.name))
-            self._engine.store.unbind("volume", facts["environment"], facts["name"])
-            self._engine.store.bind("volume", facts["environment"], request.name, request.volume_id)
-            facts |= {"name": request.name, "folder": f"{facts['environment']}/{request.name}"}
-            self._engine.store.put("volume", request.volume_id, json.dumps(facts).encode())
+            self._engine.volumes.rename(request.volume_id, request.name)
+
+        await self._engine.views.alone(request.volume_id, rename)
+
+    async def _change(self, volume_id: str, change: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Changes a volume's files in a thread, while nobody else touches them."""
+        await self._engine.views.alone(volume_id, lambda: asyncio.to_thread(change, *args, **kwargs))
 
     async def VolumeCommit(self, request: Message, peer: Peer) -> Message:
         """Shows everybody what a container has written."""
@@ -115,7 +110,7 @@ class VolumeService:
         container = self._engine.container(peer.container_id) if peer.container_id else None
         mounts = container.function.definition.volume_mounts if container else []
         if container is None or volume_id not in [mount.volume_id for mount in mounts]:
-            name = self._engine.volume_metadata(volume_id).name or volume_id
+            name = self._engine.volumes.metadata(volume_id).name or volume_id
             raise refused(f"volume `{name}` is not mounted here: only containers that mount it commit and reload it")
         return container
 
@@ -131,7 +126,7 @@ class VolumeService:
         await self._list(request, send, proto.VolumeListFiles2Response)
 
     async def _list(self, request: Message, send: Send, response_class: type) -> None:
-        folder = self._engine.volume_folder(request.volume_id)
+        folder = self._engine.volumes.folder(request.volume_id)
         batch = []
         for entry in volume.list_files(folder, request.path, recursive=request.recursive):
             batch.append(entry)
@@ -142,7 +137,7 @@ class VolumeService:
 
     async def VolumeGetFile2(self, request: Message, peer: Peer) -> Message:
         """Addresses of a file's blocks, within a range."""
-        folder = self._engine.volume_folder(request.volume_id)
+        folder = self._engine.volumes.folder(request.volume_id)
         path = volume.existing(folder, request.path)
         if path.is_dir():
             raise not_found(f"{request.path!r} is a folder")
@@ -158,7 +153,7 @@ class VolumeService:
 
     async def VolumePutFiles2(self, request: Message, peer: Peer) -> Message:
         """Writes files once all their blocks are here; else says where to send those that miss."""
-        folder = self._engine.volume_folder(request.volume_id)
+        folder = self._engine.volumes.folder(request.volume_id)
         if request.disallow_overwrite_existing_files:
             volume.refuse_overwriting(folder, [item.path for item in request.files])
         missing = []
@@ -174,12 +169,11 @@ class VolumeService:
                         )
                     )
         if not missing:
-            async with self._engine.views.changing(request.volume_id):
-                for item in request.files:
-                    pieces = [self._block(block) for block in item.blocks]
-                    await asyncio.to_thread(
-                        volume.write_file, folder, item.path, pieces, size=item.size, mode=item.mode
-                    )
+            for item in request.files:
+                pieces = [self._block(block) for block in item.blocks]
+                await self._change(
+                    request.volume_id, volume.write_file, folder, item.path, pieces, size=item.size, mode=item.mode
+                )
             self._engine.clock.call_later(_BLOCKS_KEPT_S, self._drop_blocks)
         return proto.VolumePutFiles2Response(missing_blocks=missing)
 
@@ -197,33 +191,27 @@ class VolumeService:
 
     async def VolumePutFiles(self, request: Message, peer: Peer) -> None:
         """Writes files whose contents were uploaded like a mount's."""
-        folder = self._engine.volume_folder(request.volume_id)
+        folder = self._engine.volumes.folder(request.volume_id)
         if request.disallow_overwrite_existing_files:
             volume.refuse_overwriting(folder, [item.filename for item in request.files])
-        async with self._engine.views.changing(request.volume_id):
-            for item in request.files:
-                source: Path = self._engine.mounts.file(item.sha256_hex)
-                size = source.stat().st_size
-                await asyncio.to_thread(volume.write_file, folder, item.filename, [source], size=size, mode=item.mode)
+        for item in request.files:
+            source: Path = self._engine.mounts.file(item.sha256_hex)
+            facts = {"size": source.stat().st_size, "mode": item.mode}
+            await self._change(request.volume_id, volume.write_file, folder, item.filename, [source], **facts)
 
     async def VolumeRemoveFile(self, request: Message, peer: Peer) -> None:
         """Removes a file or, if asked to, a folder."""
-        folder = self._engine.volume_folder(request.volume_id)
-        async with self._engine.views.changing(request.volume_id):
-            await asyncio.to_thread(volume.remove_file, folder, request.path, recursive=request.recursive)
+        folder = self._engine.volumes.folder(request.volume_id)
+        await self._change(request.volume_id, volume.remove_file, folder, request.path, recursive=request.recursive)
 
     VolumeRemoveFile2 = VolumeRemoveFile
 
     async def VolumeCopyFiles(self, request: Message, peer: Peer) -> None:
         """Copies files within a volume."""
-        folder = self._engine.volume_folder(request.volume_id)
+        folder = self._engine.volumes.folder(request.volume_id)
         sources = list(request.src_paths)
-        async with self._engine.views.changing(request.volume_id):
-            await asyncio.to_thread(volume.copy_files, folder, sources, request.dst_path, recursive=request.recursive)
+        await self._change(
+            request.volume_id, volume.copy_files, folder, sources, request.dst_path, recursive=request.recursive
+        )
 
     VolumeCopyFiles2 = VolumeCopyFiles
-
-
-def _is_before(request: Message, created_at: float) -> bool:
-    limit = request.pagination.created_before
-    return not limit or created_at < limit

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -90,7 +91,7 @@ class Views:
             return view.bind()
 
         self._commit_later()
-        return await self._alone(mount.volume_id, open_view)
+        return await self.alone(mount.volume_id, open_view)
 
     async def close(self, container_id: str, *, commit: bool) -> None:
         """Forgets what a container that has ended saw. `commit`: after an orderly end what it wrote counts."""
@@ -103,7 +104,7 @@ class Views:
                         await self._commit(view) if commit else None
                     await asyncio.to_thread(self._discard, view.snapshot, view.layer)
 
-            await self._alone(volume_id, close_view)
+            await self.alone(volume_id, close_view)
         self._views.pop(container_id, None)
 
     async def commit(self, container_id: str, volume_id: str) -> None:
@@ -117,7 +118,7 @@ class Views:
             if view is not None:
                 await self._commit(view)
 
-        await self._alone(volume_id, commit_view)
+        await self.alone(volume_id, commit_view)
 
     async def reload(self, container_id: str, volume_id: str, remount: Remount) -> None:
         """Shows a container what everybody has committed; commits its own changes before.
@@ -131,7 +132,7 @@ class Views:
                 await self._commit(view)
                 await self._show(view, await self._newest(view), remount)
 
-        await self._alone(volume_id, reload_view)
+        await self.alone(volume_id, reload_view)
 
     async def renew(self, container_id: str, remount: Remount) -> None:
         """Shows a container what was committed while it stood ready without having touched user code."""
@@ -144,26 +145,9 @@ class Views:
                 elif view is not None:
                     self._snapshots.drop(newest)
 
-            await self._alone(volume_id, renew_view)
+            await self.alone(volume_id, renew_view)
 
-    @contextlib.asynccontextmanager
-    async def changing(self, volume_id: str) -> AsyncIterator[None]:
-        """While somebody else than a container changes a volume's files."""
-        async with self._lock(volume_id):
-            yield
-
-    def forget(self, volume_id: str) -> None:
-        """The volume's folder is about to go, or to have another name. Order: within `changing`."""
-        self._snapshots.forget(self._find_volume(volume_id))
-
-    async def finish(self) -> None:
-        """Ends everything. Order: after the last container has ended and was closed."""
-        self._views.clear()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        await asyncio.to_thread(remove_tree, self._folder)
-
-    async def _alone(self, volume_id: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def alone(self, volume_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Does something to a volume that nobody else touches meanwhile. Whoever asks may leave: it goes on to its end,
         since the thread that does it does so too.
         """
@@ -176,6 +160,17 @@ class Views:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
+
+    def forget(self, volume_id: str) -> None:
+        """The volume's folder is about to go, or to have another name. Order: within `alone`."""
+        self._snapshots.forget(self._find_volume(volume_id))
+
+    async def finish(self) -> None:
+        """Ends everything. Order: after the last container has ended and was closed."""
+        self._views.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.to_thread(remove_tree, self._folder)
 
     def _lock(self, volume_id: str) -> asyncio.Lock:
         return self._locks.setdefault(volume_id, asyncio.Lock())
@@ -233,24 +228,29 @@ class Views:
         task.add_done_callback(self._tasks.discard)
 
     async def _commit_all(self) -> None:
-        for container_id, volume_id in [(key, name) for key, views in self._views.items() for name in views]:
+        try:
+            for container_id, volume_id in [(key, name) for key, views in self._views.items() for name in views]:
+                await self._commit_resting(container_id, volume_id)
+            if not self._views:
+                await asyncio.to_thread(self._snapshots.forget_unused)
+        finally:
+            self._is_waiting = False
+            if self._views:
+                self._commit_later()
 
-            async def commit_view(container_id: str = container_id, volume_id: str = volume_id) -> None:
-                view = self._find(container_id, volume_id)
-                if view is not None:
-                    await self._commit(view, all_files=False)
+    async def _commit_resting(self, container_id: str, volume_id: str) -> None:
+        async def commit_view() -> None:
+            view = self._find(container_id, volume_id)
+            if view is not None:
+                await self._commit(view, all_files=False)
 
-            with contextlib.suppress(OSError, GRPCError):  # the disk is full, or the volume is gone: who commits hears
-                await self._alone(volume_id, commit_view)
-        self._is_waiting = False
-        if self._views:
-            self._commit_later()
-        else:
-            await asyncio.to_thread(self._snapshots.forget_unused)
+        with contextlib.suppress(OSError, GRPCError):  # the disk is full, or the volume is gone: who commits hears
+            await self.alone(volume_id, commit_view)
 
 
 def _remove_aside(folder: Path) -> None:
-    """Removes a folder in the background; another one of its name can be made at once."""
+    """Removes a folder in the background, and what is left of earlier ones; it can be made anew at once."""
     with contextlib.suppress(FileNotFoundError):
-        old = folder.rename(folder.with_name(f"{folder.name}-old"))
+        folder.rename(folder.with_name(f"{folder.name}-old-{secrets.token_hex(4)}"))
+    for old in folder.parent.glob(f"{folder.name}-old-*"):
         threading.Thread(target=remove_tree, args=(old,), daemon=True).start()

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from modalbatch.engines.local.wire import Message, proto
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 #: Headers that belong to one connection, which ours are not the same as the app's.
 _HOP_BY_HOP = frozenset(
@@ -29,6 +32,17 @@ _PARAMETERS: dict[int, tuple[str, Callable[[str], object]]] = {
     proto.PARAM_TYPE_BOOL: ("bool", lambda text: _BOOLEANS[text.lower()]),
     proto.PARAM_TYPE_BYTES: ("bytes", str.encode),
 }
+
+
+def request_scope(kind: str, request: web.BaseRequest) -> dict[str, Any]:
+    """The scope of a request as it came."""
+    return scope(
+        kind,
+        method=request.method,
+        target=request.raw_path,
+        headers=request.raw_headers,
+        client=request.transport.get_extra_info("peername")[:2] if request.transport else ("", 0),
+    )
 
 
 def scope(kind: str, *, method: str, target: str, headers: Headers, client: tuple[str, int]) -> dict[str, Any]:

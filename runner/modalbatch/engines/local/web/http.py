@@ -56,13 +56,7 @@ class HttpRequest:
         # The first part of the body before the call: a container must not wait for a slow client.
         body = request.content.iter_chunked(_PIECE_BYTES)
         first = await anext(body, b"") if request.can_read_body else b""
-        scope = asgi.scope(
-            "http",
-            method=request.method,
-            target=request.raw_path,
-            headers=request.raw_headers,
-            client=request.transport.get_extra_info("peername")[:2] if request.transport else ("", 0),
-        )
+        scope = asgi.request_scope("http", request)
         more = not request.content.at_eof()
         exchange = Exchange.begin(self._engine, function, method_name, scope, asgi.body_message(first, more=more))
         if not more:

@@ -27,13 +27,7 @@ _CONNECT = proto.Asgi(websocket_connect=proto.Asgi.WebsocketConnect())
 
 async def serve(engine: Engine, request: web.BaseRequest, function: Function, method_name: str) -> web.StreamResponse:
     """Carries a connection from its handshake to its end."""
-    scope = asgi.scope(
-        "websocket",
-        method=request.method,
-        target=request.raw_path,
-        headers=request.raw_headers,
-        client=request.transport.get_extra_info("peername")[:2] if request.transport else ("", 0),
-    )
+    scope = asgi.request_scope("websocket", request)
     exchange = Exchange.begin(engine, function, method_name, scope, _CONNECT)
     code = _NO_CODE
     try:
