@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from modalbatch.errors import StateError
@@ -26,6 +26,11 @@ SUCCESS = "_SUCCESS"
 PARTS = "part-"
 
 Json = dict[str, Any]
+
+#: Attempts of a split that began and never ended, and make the next one suspect that the split ends its containers.
+SUSPECT_ENTRIES = 3
+#: As the `high` of a unit: all its lines from `low` on, however many there are.
+ALL_LINES = 1 << 62
 
 _RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
 _PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
@@ -56,16 +61,44 @@ class Unit(NamedTuple):
     end: int
     #: Whether the object must be read whole (compressed): then the range is the whole object.
     whole: bool
+    #: Lines [low, high) of the range, blank ones counted; all of them unless this is a piece of a divided unit.
+    low: int = 0
+    high: int = ALL_LINES
 
     @property
     def id(self) -> str:
-        """24 hex digits: hash of logical URI, identity and range; never of the job."""
-        return digest(f"{self.uri}\0{self.identity}\0{self.start}-{self.end}")
+        """24 hex digits: hash of logical URI, identity, range and lines; never of the job."""
+        lines = f"\0{self.low}-{self.high}" if self.is_piece else ""
+        return digest(f"{self.uri}\0{self.identity}\0{self.start}-{self.end}{lines}")
+
+    @property
+    def stem(self) -> str:
+        """The id of the whole unit, of which this may be a piece: the receipts of all its pieces stand for it."""
+        return self.piece(0, ALL_LINES).id if self.is_piece else self.id
+
+    @property
+    def is_piece(self) -> bool:
+        """Whether it is not all lines of its range."""
+        return (self.low, self.high) != (0, ALL_LINES)
+
+    def piece(self, low: int, high: int) -> Unit:
+        """Lines [low, high) of the same range."""
+        return self._replace(low=low, high=high)
+
+    def to_json(self) -> list[Any]:
+        """A list, without the lines of a whole unit."""
+        return list(self if self.is_piece else self[:6])
 
 
 def digest(text: str) -> str:
     """24 hex digits (96 bits) of sha256: ids of units and splits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def split_id(units: Iterable[Unit]) -> str:
+    """The id of a split of these units."""
+    ids = [unit.id for unit in units]
+    return ids[0] if len(ids) == 1 else digest("\0".join(ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +122,17 @@ class Split:
     @property
     def id(self) -> str:
         """The id of the only unit, or the hash of the units' ids."""
-        ids = [unit.id for unit in self.units]
-        return ids[0] if len(ids) == 1 else digest("\0".join(ids))
+        return split_id(self.units)
+
+    def suspected(self) -> Split:
+        """The same, where it may be what ends its containers: one more attempt that does not end, and it is divided."""
+        return replace(self, suspects=self.suspects | {"entries": SUSPECT_ENTRIES - 1})
 
     def to_text(self) -> str:
         """JSON for `.map()`."""
         return encode(
             {
-                "units": self.units,
+                "units": [unit.to_json() for unit in self.units],
                 "generation": self.generation,
                 "fingerprint": self.fingerprint,
                 "run_id": self.run_id,
@@ -146,6 +182,9 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(**{name: getattr(self, name) - getattr(other, name) for name in self.__slots__})
 
     def to_json(self) -> Json:
         """With `in` for `in_`."""
@@ -213,6 +252,9 @@ class Receipt:
         inputs: list[list[Any]] = [[unit.uri, unit.identity, unit.start, unit.end] for unit in self.units]
         for item, counts in zip(inputs, self.unit_counts, strict=False):
             item.append(counts.to_brief())
+        for item, unit in zip(inputs, self.units, strict=True):
+            if unit.is_piece:
+                item.append([unit.low, None if unit.high == ALL_LINES else unit.high])
         return inputs
 
     @classmethod
@@ -231,8 +273,8 @@ class Receipt:
                 generation=data["generation"],
                 attempt=data["attempt"],
                 run_id=data["run_id"],
-                units=tuple(Unit(uri, identity, "", start, end, False) for uri, identity, start, end, *_ in inputs),
-                unit_counts=tuple(Counts.from_json(item[4]) for item in inputs if len(item) > 4),
+                units=tuple(map(_unit_of, inputs)),
+                unit_counts=tuple(Counts.from_json(more) for item in inputs for more in item[4:] if type(more) is dict),
                 parts=tuple(Part(*part) for part in data["parts"]),
                 dead=tuple(Part(*part) for part in data["dead"]),
                 counts=Counts.from_json(data["counts"]),
@@ -242,6 +284,15 @@ class Receipt:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"not a receipt: {error!r}") from error
+
+
+def _unit_of(item: list[Any]) -> Unit:
+    """One of a receipt's inputs."""
+    uri, identity, start, end, *more = item
+    unit = Unit(uri, identity, "", start, end, False)
+    for low, high in (lines for lines in more if type(lines) is list):
+        unit = unit.piece(low, ALL_LINES if high is None else high)
+    return unit
 
 
 def parse_receipt(data: bytes) -> Receipt:

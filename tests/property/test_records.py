@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalbatch.driver.runs import Request
-from modalbatch.records import Counts, Manifest, Part, Receipt, Segment, Split, Unit, parse_receipt, total
+from modalbatch.records import ALL_LINES, Counts, Manifest, Part, Receipt, Segment, Split, Unit, parse_receipt, total
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 NUMBER = st.integers(0, 2**62)
-UNITS = st.lists(st.builds(Unit, TEXT, TEXT, TEXT, NUMBER, NUMBER, st.booleans()), min_size=1, max_size=4).map(tuple)
+LOW, HIGH = st.just(0) | NUMBER, st.just(ALL_LINES) | st.integers(1, ALL_LINES)
+UNIT = st.builds(Unit, TEXT, TEXT, TEXT, NUMBER, NUMBER, st.booleans(), LOW, HIGH)
+UNITS = st.lists(UNIT, min_size=1, max_size=4).map(tuple)
 PARTS = st.lists(st.builds(Part, TEXT, NUMBER, TEXT, NUMBER), max_size=3).map(tuple)
 COUNTS = st.builds(Counts, **dict.fromkeys(Counts.__slots__, NUMBER))
 SPLITS = st.builds(
@@ -55,6 +57,13 @@ def test_splits(split: Split) -> None:
     assert "\n" not in split.to_text()
 
 
+@given(UNIT)
+def test_a_piece_knows_the_unit_it_is_of(unit: Unit) -> None:
+    whole = unit.piece(0, ALL_LINES)
+    assert unit.stem == whole.stem == whole.id
+    assert unit.is_piece == (unit.id != whole.id)
+
+
 @given(RECEIPTS)
 def test_receipts(receipt: Receipt) -> None:
     data = receipt.to_bytes()
@@ -82,7 +91,7 @@ def test_sums_of_balanced_counts_balance(counts: list[Counts]) -> None:
 
 @given(UNITS, UNITS)
 def test_units_with_one_id_are_one_thing(first: tuple[Unit, ...], second: tuple[Unit, ...]) -> None:
-    key = [(unit.uri, unit.identity, unit.start, unit.end) for unit in (*first, *second)]
+    key = [(unit.uri, unit.identity, unit.start, unit.end, unit.low, unit.high) for unit in (*first, *second)]
     ids = [unit.id for unit in (*first, *second)]
     distinct = {tuple(item) for item in key if "\0" not in item[0] + item[1]}
     assert len({unit_id for unit_id, item in zip(ids, key, strict=True) if item in distinct}) == len(distinct)

@@ -36,6 +36,10 @@ class Feed:
         self._is_open = True
         self.n_out = 0
         self.n_fed = 0
+        #: Split id → when it was fed, of those that are out.
+        self._out: dict[str, float] = {}
+        #: Whether there is nothing to feed but what may still come back.
+        self.is_drained = False
         self.error: BaseException | None = None
 
     def stop(self) -> None:
@@ -43,10 +47,19 @@ class Feed:
         self._is_open = False
         self._moved.set()
 
-    def settled(self) -> None:
-        """One split came back, however."""
+    def settled(self, split_id: str) -> None:
+        """One split came back, however; empty where nobody knows which."""
+        self._out.pop(split_id, None)
         self.n_out -= 1
         self._moved.set()
+
+    def stragglers(self, older_than_s: float) -> list[str]:
+        """Splits that others could help with, the oldest first: as many as there are slots that have nothing to do."""
+        if not self.is_drained or not self._is_open:
+            return []
+        until = asyncio.get_running_loop().time() - older_than_s
+        old = [split_id for split_id, fed_at in self._out.items() if fed_at <= until]
+        return old[: max(0, self._narrow - self.n_out)]
 
     def widen(self) -> None:
         """Splits are short: keep the next ones at hand, so that no slot waits for the driver."""
@@ -70,6 +83,8 @@ class Feed:
                     return
                 self.n_out += 1
                 self.n_fed += 1
+                self._out.pop(split.id, None)  # to the end of the order
+                self._out[split.id] = asyncio.get_running_loop().time()
                 yield split.to_text()
         except Exception as error:  # a feed that raises would take the map down with everything that is running
             self.error = error
@@ -81,6 +96,7 @@ class Feed:
                 self._moved.clear()
                 await self._moved.wait()
                 continue
+            self.is_drained = False
             if self._again and self._again[0][0] <= loop.time():
                 return heapq.heappop(self._again)[2]
             split = await loop.run_in_executor(self._thread, next, self._splits, None)
@@ -91,7 +107,9 @@ class Feed:
                 if splits is None:
                     return None
                 self._splits = splits
+                self._out.clear()
                 continue
+            self.is_drained = not self._again
             self._moved.clear()
             wait_s = max(0.0, self._again[0][0] - loop.time()) if self._again else None
             try:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from modalbatch.records import Counts, Receipt, Unit, encode, parse_receipt_name
+from modalbatch.driver.cover import Piece, choose_pieces, gaps
+from modalbatch.records import ALL_LINES, Counts, Receipt, Unit, encode, parse_receipt_name
 
 _SCHEMA = """
 CREATE TABLE object (name TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
@@ -25,11 +26,18 @@ CREATE TABLE receipt (
   chosen INTEGER DEFAULT 0,    -- live after this run
   fresh INTEGER DEFAULT 0,     -- written by this run
   kept INTEGER DEFAULT 0,      -- in a segment that stays as it is
+  void INTEGER DEFAULT 0,      -- of pieces, and what it names is gone
   json TEXT                    -- null: not read, of another fingerprint, or retired
 ) WITHOUT ROWID;
 CREATE INDEX receipt_split ON receipt (split, fp8);
 CREATE TABLE cover (unit TEXT PRIMARY KEY, uri TEXT, receipt TEXT, seen INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE INDEX cover_receipt ON cover (receipt);
+CREATE TABLE piece (  -- of a divided unit, the stem; those of chosen receipts
+  stem TEXT, low INTEGER, high INTEGER, unit TEXT, receipt TEXT, PRIMARY KEY (stem, low)
+) WITHOUT ROWID;
+CREATE INDEX piece_receipt ON piece (receipt);
+CREATE TABLE loose (stem TEXT, low INTEGER, high INTEGER, receipt TEXT);  -- of usable receipts, not chosen yet
+CREATE INDEX loose_stem ON loose (stem);
 CREATE TABLE want (unit TEXT PRIMARY KEY, seq INTEGER, json TEXT) WITHOUT ROWID;
 CREATE TABLE carry (unit TEXT PRIMARY KEY, receipt TEXT) WITHOUT ROWID;  -- gone, and its receipt is given up
 CREATE INDEX carry_receipt ON carry (receipt);
@@ -39,12 +47,14 @@ CREATE TABLE lost (unit TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE same (unit TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
-_UNCOVERED = "unit NOT IN (SELECT unit FROM cover)"
+#: Stems whose pieces stand for them.
+_WHOLE = f"(SELECT stem FROM piece GROUP BY stem HAVING sum(high - low) = {ALL_LINES})"  # noqa: S608
+_UNCOVERED = f"unit NOT IN (SELECT unit FROM cover) AND unit NOT IN {_WHOLE}"  # noqa: S608
 
 #: Every wanted unit with its reason, in listing order.
-_REASONS = """
+_REASONS = f"""
 CREATE TEMP TABLE reason AS SELECT seq, uri, size, CASE
-  WHEN EXISTS (SELECT 1 FROM cover WHERE cover.unit = wanted.unit) THEN 'kept'
+  WHEN EXISTS (SELECT 1 FROM cover WHERE cover.unit = wanted.unit) OR wanted.unit IN {_WHOLE} THEN 'kept'
   WHEN NOT EXISTS (SELECT 1 FROM was WHERE was.uri = wanted.uri) THEN 'new'
   WHEN EXISTS (SELECT 1 FROM lost WHERE lost.unit = wanted.unit) THEN 'lost'
   WHEN EXISTS (SELECT 1 FROM same WHERE same.unit = wanted.unit) THEN 'packed'
@@ -52,7 +62,7 @@ CREATE TEMP TABLE reason AS SELECT seq, uri, size, CASE
   ELSE 'code' END AS why
 FROM (SELECT unit, seq, json_extract(json, '$[0]') AS uri,
              json_extract(json, '$[4]') - json_extract(json, '$[3]') AS size FROM want) AS wanted
-"""
+"""  # noqa: S608
 
 
 class Tally(NamedTuple):
@@ -126,6 +136,8 @@ class Index:
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
         self._seq = 0
+        #: Wanted units of which something was not done when they were noted.
+        self.n_undone = 0
 
     def close(self) -> None:
         """Closes: the file, and removes it."""
@@ -169,14 +181,42 @@ class Index:
             last = rows[-1][0]
 
     def choose(self) -> None:
-        """Decide which receipts count: usable ones, manifest first, then generation, no unit twice."""
+        """Decide which receipts count: usable ones, manifest first, then generation, no line twice.
+
+        Of receipts that no manifest lists, those with pieces of units come last: whole units are never worse.
+        """
         self._db.execute("UPDATE receipt SET chosen = 0")
-        self._db.execute("DELETE FROM cover")
+        for table in ("cover", "piece", "loose"):
+            self._db.execute(f"DELETE FROM {table}")  # noqa: S608
         # Names alone are sorted: contents would fill the memory that SQLite sorts in.
-        rows = self._db.execute("SELECT name FROM receipt WHERE accepted ORDER BY live DESC, generation DESC, name")
-        for (name,) in rows:
-            (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
-            self._consider(name, receipt_of(text))
+        rows = self._db.execute(
+            "SELECT name, live FROM receipt WHERE accepted ORDER BY live DESC, generation DESC, name"
+        )
+        for name, is_live in rows:
+            receipt = self._receipt(name)
+            pieces = [] if is_live else [unit for unit in receipt.units if unit.is_piece]
+            if not pieces:
+                self._consider(name, receipt)
+            elif not self.has_parts(receipt):
+                self._db.execute("UPDATE receipt SET void = 1 WHERE name = ?", (name,))
+            else:
+                values = [(unit.stem, unit.low, unit.high, name) for unit in pieces]
+                self._db.executemany("INSERT INTO loose VALUES (?, ?, ?, ?)", values)
+        for (stem,) in self._db.execute("SELECT DISTINCT stem FROM loose ORDER BY stem").fetchall():
+            self._choose_pieces(stem)
+
+    def _choose_pieces(self, stem: str) -> None:
+        """Of a divided unit: the pieces that are chosen already stay, and those are added that fit to them."""
+        rows = "SELECT low, high, receipt FROM {} WHERE stem = ?"
+        fixed = [Piece(*row) for row in self._db.execute(rows.format("piece"), (stem,))]
+        loose = [Piece(*row) for row in self._db.execute(rows.format("loose"), (stem,))]
+        free = [item for item in loose if not any(item.low < it.high and it.low < item.high for it in fixed)]
+        for piece in choose_pieces([*fixed, *free]):
+            self._consider(piece.receipt, self._receipt(piece.receipt))
+
+    def _receipt(self, name: str) -> Receipt:
+        (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
+        return receipt_of(text)
 
     def has_parts(self, receipt: Receipt) -> bool:
         """Whether every object that the receipt names is there with its size."""
@@ -190,15 +230,32 @@ class Index:
         if not self.has_parts(receipt):
             return False
         ids = [unit.id for unit in receipt.units]
-        marks = ",".join("?" * len(ids))
-        if self._db.execute(f"SELECT 1 FROM cover WHERE unit IN ({marks}) LIMIT 1", ids).fetchone():  # noqa: S608
+        if self._overlaps(receipt.units, ids):
             return False  # another receipt, better or equal, has some of these inputs
         self._db.execute("UPDATE receipt SET chosen = 1 WHERE name = ?", (name,))
         self._db.executemany(
             "INSERT INTO cover (unit, uri, receipt) VALUES (?, ?, ?)",
             [(unit_id, unit.uri, name) for unit_id, unit in zip(ids, receipt.units, strict=True)],
         )
+        pieces = [(unit.stem, unit.low, unit.high, unit.id, name) for unit in receipt.units if unit.is_piece]
+        self._db.executemany("INSERT INTO piece VALUES (?, ?, ?, ?, ?)", pieces)
         return True
+
+    def _overlaps(self, units: Iterable[Unit], ids: list[str]) -> bool:
+        """Whether a chosen receipt has any line of these units."""
+        marks = ",".join("?" * len(ids))
+        for table, column in (("cover", "unit"), ("piece", "stem")):
+            sql = f"SELECT 1 FROM {table} WHERE {column} IN ({marks}) LIMIT 1"  # noqa: S608
+            if self._db.execute(sql, ids).fetchone():
+                return True
+        for unit in units:
+            if unit.is_piece:
+                lines = (unit.stem, unit.high, unit.low)
+                sql = "SELECT 1 FROM piece WHERE stem = ? AND low < ? AND high > ?"
+                whole = "SELECT 1 FROM cover WHERE unit = ?"
+                if self._db.execute(sql, lines).fetchone() or self._db.execute(whole, lines[:1]).fetchone():
+                    return True
+        return False
 
     def accept(self, name: str, receipt: Receipt) -> bool:
         """A receipt of this run; its parts were verified when they were written, and are listed again later."""
@@ -215,12 +272,25 @@ class Index:
     # -- what the source holds
 
     def want(self, unit: Unit) -> bool:
-        """Note a wanted unit; True iff it is not done."""
+        """Note a wanted unit; True iff some of it is not done (`undone`)."""
         unit_id = unit.id
         self._seq += 1
-        self._db.execute("INSERT OR IGNORE INTO want VALUES (?, ?, ?)", (unit_id, self._seq, json.dumps(unit)))
+        text = json.dumps(unit.to_json())
+        self._db.execute("INSERT OR IGNORE INTO want VALUES (?, ?, ?)", (unit_id, self._seq, text))
         self._db.execute("INSERT OR IGNORE INTO listed VALUES (?)", (unit.uri,))
-        return self._db.execute("UPDATE cover SET seen = 1 WHERE unit = ?", (unit_id,)).rowcount == 0
+        if self._db.execute("UPDATE cover SET seen = 1 WHERE unit = ?", (unit_id,)).rowcount:
+            return False
+        pieces = "SELECT unit FROM piece WHERE stem = ?"
+        self._db.execute(f"UPDATE cover SET seen = 1 WHERE unit IN ({pieces})", (unit_id,))  # noqa: S608
+        is_missing = next(self.undone(unit), None) is not None
+        self.n_undone += is_missing
+        return is_missing
+
+    def undone(self, unit: Unit) -> Iterator[Unit]:
+        """What of a wanted unit that is not done no chosen receipt covers: itself, or pieces of it."""
+        rows = "SELECT low, high FROM piece WHERE stem = ? ORDER BY low"
+        for low, high in gaps(self._db.execute(rows, (unit.id,)).fetchall()):
+            yield unit.piece(low, high)
 
     def settle_removed(self, on_removed: str) -> None:
         """After the whole source was listed: give up receipts that mix what is wanted with what is not any more.
@@ -236,7 +306,9 @@ class Index:
             "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
             f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
         )
-        self._db.execute("DELETE FROM cover WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)")
+        for table in ("cover", "piece"):
+            sql = f"DELETE FROM {table} WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)"  # noqa: S608
+            self._db.execute(sql)
         if keep and self._count("SELECT EXISTS (SELECT 1 FROM was WHERE uri NOT IN (SELECT uri FROM listed))"):
             self._keep_gone()
 
@@ -262,20 +334,16 @@ class Index:
             (name,) = row
             sql = f"SELECT unit FROM carry WHERE receipt = ? AND {_UNCOVERED}"  # noqa: S608
             units = {unit for (unit,) in self._db.execute(sql, (name,))}
-            (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
-            receipt = receipt_of(text)
+            receipt = self._receipt(name)
             yield Carry(name, receipt.fingerprint, [unit for unit in receipt.units if unit.id in units])
 
     def _is_listed(self, uri: str) -> bool:
         return self._db.execute("SELECT 1 FROM listed WHERE uri = ?", (uri,)).fetchone() is not None
 
     def missing(self) -> Iterator[Unit]:
-        """Wanted units that no chosen receipt covers, in listing order."""
-        rows = self._db.execute(
-            "SELECT json FROM want WHERE NOT EXISTS (SELECT 1 FROM cover WHERE cover.unit = want.unit) ORDER BY seq"
-        )
-        for (text,) in rows:
-            yield Unit(*json.loads(text))
+        """Wanted units, and pieces of them, that no chosen receipt covers, in listing order."""
+        for (text,) in self._db.execute(f"SELECT json FROM want WHERE {_UNCOVERED} ORDER BY seq"):  # noqa: S608
+            yield from self.undone(Unit(*json.loads(text)))
 
     def n_missing(self) -> int:
         """How many wanted units, and units to be carried over, no chosen receipt covers."""
@@ -293,9 +361,12 @@ class Index:
         return self._count("SELECT count(*) FROM listed")
 
     def generation(self, split: str, fingerprint: str, at_least: int) -> int:
-        """The generation for a new attempt: higher than every receipt of the split that is void."""
-        sql = "SELECT max(generation) FROM receipt WHERE split = ? AND fp8 = ?"
-        highest = self._db.execute(sql, (split, fingerprint[:8])).fetchone()[0]
+        """The generation for a new attempt: higher than every receipt of the split that is void.
+
+        And higher than every void receipt of pieces: where a split will be divided, nobody knows yet.
+        """
+        sql = "SELECT max(generation) FROM receipt WHERE fp8 = ? AND (split = ? OR void)"
+        highest = self._db.execute(sql, (fingerprint[:8], split)).fetchone()[0]
         return max(at_least, (highest or 0) + 1)
 
     # -- the outcome
@@ -345,8 +416,8 @@ class Index:
 
     def tally(self) -> Tally:
         """The plan in numbers; after `settle_removed`."""
-        missing = "SELECT json_extract(json, '$[0]') AS uri FROM want WHERE unit NOT IN (SELECT unit FROM cover)"
-        kept = self._count("SELECT count(*) FROM want JOIN cover USING (unit)")
+        missing = f"SELECT json_extract(json, '$[0]') AS uri FROM want WHERE {_UNCOVERED}"  # noqa: S608
+        kept = self.n_wanted() - self._n_todo()
         changed = self._count(f"SELECT count(*) FROM ({missing}) WHERE uri IN (SELECT uri FROM was)")  # noqa: S608
         by_code = self._count(
             f"SELECT count(*) FROM ({missing}) WHERE uri IN (SELECT uri FROM was) "  # noqa: S608
@@ -361,7 +432,7 @@ class Index:
         for (text,) in rows:
             receipt = receipt_of(text)
             table = "same" if self.has_parts(receipt) else "lost"
-            ids = [(unit.id,) for unit in receipt.units]
+            ids = [(unit.stem,) for unit in receipt.units]
             self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?)", ids)  # noqa: S608
         self._db.execute(_REASONS)
         sums = "SELECT why, count(*), count(DISTINCT uri), sum(size) FROM reason GROUP BY why"

@@ -138,13 +138,13 @@ def _receipt(sink: ObjectSink, name: str) -> Receipt | None:
 
 
 def enumerate_missing(source: Source, index: Index) -> Iterator[Unit]:
-    """Wanted units that are not done, in listing order; lazy.
+    """Wanted units, and pieces of them, that are not done, in listing order; lazy.
 
     After the last one the index knows the whole source: `settle_removed` may then bring up more (`index.missing`).
     """
     for unit in source.units():
         if index.want(unit):
-            yield unit
+            yield from index.undone(unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

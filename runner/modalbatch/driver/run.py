@@ -39,6 +39,7 @@ from modalbatch.errors import BusyError, FenceError, ModalbatchError, StateError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Json, Manifest, Split, encode
 from modalbatch.sinks import live_parts, open_sink
+from modalbatch.sinks.notes import ask_to_divide
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
 
@@ -53,8 +54,10 @@ LOOK_S = 1.0
 REPORT_S = 0.5
 #: Times that everything may be planned again because the sink moved.
 MAX_PLANS = 5
-#: Rounds of feeding what came back without a receipt, after the first.
+#: Rounds of feeding what came back without a receipt, in which nothing moved on.
 MAX_ROUNDS = 3
+#: Seconds after which a split that others could help with is a straggler.
+STRAGGLER_S = 5.0
 
 
 async def drive(job: Mapping[str, Any], request: str, map_splits: Map, report: Report | None = None) -> str:
@@ -113,6 +116,8 @@ class Run:
         self.n_kept = self.n_todo = 0
         self.todo_is_known = False
         self._is_asked_to_stop = False
+        #: Stragglers that were asked to share what is left.
+        self._asked: set[str] = set()
         #: What a person should know of a run that ended well.
         self._warnings: list[str] = []
         #: The manifest that had `_SUCCESS` when this run removed it.
@@ -241,7 +246,7 @@ class Run:
             containers=self.request.containers,
             packing=Packing.of(self._cut_job, is_measured=self._cut_job is not self.job),
         )
-        self._round = 0
+        self._round = self._n_idle_rounds = self._n_moves = 0
         self._is_unmarked = False
         self.phase, self.todo_is_known = "running", False
         n_slots = self.request.containers * self.job.handler.slots
@@ -316,20 +321,23 @@ class Run:
         if self._round == 2:
             check_not_empty(self.job, index)
             index.settle_removed(self.job.source.on_removed)
-        if self._round > 2 + MAX_ROUNDS or not index.n_missing():
+        if self._round > 2 and self._settlement.n_moves == self._n_moves:
+            self._n_idle_rounds += 1
+        self._n_moves = self._settlement.n_moves
+        if self._n_idle_rounds > MAX_ROUNDS or not index.n_missing():
             return None
         given_up = self._settlement.changed_inputs()
         units = [unit for unit in index.missing() if unit.uri not in given_up]
         carries = (carry for carry in index.carries() if given_up.isdisjoint(unit.uri for unit in carry.units))
-        return self._noted(chain(self._maker.splits(iter(units)), self._maker.carried(carries)))
+        splits = self._maker.splits(iter(units))
+        if self._settlement.n_lost:
+            splits = (split.suspected() for split in splits)
+        return self._noted(chain(splits, self._maker.carried(carries)))
 
     def _first_round(self) -> Iterator[Split]:
-        n_todo = 0
-        for split in self._noted(self._maker.splits(enumerate_missing(self.source, self._index))):
-            n_todo += len(split.units)
-            yield split
+        yield from self._noted(self._maker.splits(enumerate_missing(self.source, self._index)))
         self.todo_is_known = True
-        self.n_kept = self._index.n_wanted() - n_todo
+        self.n_kept = self._index.n_wanted() - self._index.n_undone
 
     def _noted(self, splits: Iterator[Split]) -> Iterator[Split]:
         """Splits, counted; `_SUCCESS` goes before the first receipt of a run that changes the sink."""
@@ -384,6 +392,11 @@ class Run:
                 feed.stop()
             if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
                 self._settlement.stop(feed, BusyError("another driver of this run took over"))
+        for split_id in feed.stragglers(STRAGGLER_S):
+            if split_id not in self._asked:
+                self._asked.add(split_id)
+                await self._off(ask_to_divide, self.sink, run_id, split_id)
+                self.ledger.add("asked_to_divide", split=split_id)
 
     async def _tell(self) -> None:
         try:
@@ -401,7 +414,7 @@ class Run:
                 "done": self._settlement.n_done,
                 "kept": self.n_kept,
                 "failed": self._settlement.n_failed,
-                "todo": self.n_todo,
+                "todo": self.n_todo + self._settlement.n_more,
                 "is_total": self.todo_is_known,
             },
             "at": round(time.time(), 3),

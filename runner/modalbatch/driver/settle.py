@@ -42,6 +42,10 @@ class Settlement:
         self._off, self._read = index_thread, reader_threads
         self.counts = Counts()
         self.n_done = self.n_failed = 0
+        #: Attempts that ended without an answer.
+        self.n_lost = 0
+        #: Splits that came into being because workers divided others.
+        self.n_more = 0
         self.has_accepted = False
         self.stop_error: ModalbatchError | None = None
         #: Split id → failed attempts.
@@ -54,20 +58,29 @@ class Settlement:
         self._unseen: list[str] = []
         self._n_failed_starts = 0
 
+    @property
+    def n_moves(self) -> int:
+        """Grows with everything that brings the run nearer to its end."""
+        return self.n_done + self.n_more
+
     async def settle(self, feed: Feed, index: Index, answer: Any) -> None:
         """What one split came back with."""
+        split_id = ""
         try:
             if isinstance(answer, BaseException):
                 # The map does not say whose exception it is: the next round feeds what has no receipt.
+                self.n_lost += 1
                 self._ledger.add("lost", error=f"{type(answer).__name__}: {answer}"[:500])
             else:
-                await self._settle_answer(feed, index, json.loads(answer))
+                data = json.loads(answer)
+                split_id = data.get("split", "")
+                await self._settle_answer(feed, index, data)
         except ModalbatchError as error:
             self.stop(feed, error)
         except Exception as error:  # in a task nobody would hear of it
             self.stop(feed, as_ours(error))
         finally:
-            feed.settled()
+            feed.settled(split_id)
         if self._ledger.is_due():
             try:
                 await self._off(self._ledger.flush)
@@ -95,7 +108,11 @@ class Settlement:
     async def _settle_answer(self, feed: Feed, index: Index, answer: Json) -> None:
         status = answer["status"]
         if status == "done":
-            await self._accept(feed, index, answer["receipt"], is_carried=answer.get("is_carried", False))
+            is_used = await self._accept(feed, index, answer["receipt"], is_carried=answer.get("is_carried", False))
+            if is_used:
+                self._feed_rest(feed, answer)
+        elif status == "divided":
+            self._feed_rest(feed, answer)
         elif status == "again":
             feed.narrow()
             split = Split.from_text(answer["task"])
@@ -117,7 +134,17 @@ class Settlement:
             self._retry(feed, answer)
         self._n_again.pop(answer.get("split", ""), None)
 
-    async def _accept(self, feed: Feed, index: Index, name: str, *, is_carried: bool) -> None:
+    def _feed_rest(self, feed: Feed, answer: Json) -> None:
+        """What a worker gives back of a split that it has divided."""
+        rest = answer.get("rest", ())
+        for text in rest:
+            feed.again(Split.from_text(text), 0.0)
+        if rest:
+            self.n_more += len(rest) - (answer["status"] == "divided")
+            self._ledger.add("split_divided", split=answer["split"], n_parts=len(rest))
+
+    async def _accept(self, feed: Feed, index: Index, name: str, *, is_carried: bool) -> bool:
+        """Whether the receipt counts."""
         receipt = await self._read(self._sink.read_receipt, name)
         if receipt is None:
             # On a Modal Volume others' writes are seen after a reload only.
@@ -130,10 +157,10 @@ class Settlement:
             self._unseen.append(name)
         if receipt is None or not await self._off(index.accept, name, receipt):
             self._ledger.add("receipt_not_used", receipt=name, is_there=receipt is not None)
-            return
+            return False
         self.has_accepted = True
         if is_carried:
-            return  # nothing was processed: it is kept
+            return True  # nothing was processed: it is kept
         self.n_done += 1
         self.counts = self.counts + receipt.counts
         if receipt.seconds < SHORT_S:
@@ -142,6 +169,7 @@ class Settlement:
         fence = judge(self._job, self.counts, is_final=False).error
         if fence is not None:
             self.stop(feed, fence)
+        return True
 
     def look_again(self, index: Index) -> None:
         """Receipts that could not be seen when they were told of. Order: on the index thread, with nothing out."""

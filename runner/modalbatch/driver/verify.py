@@ -21,6 +21,7 @@ from modalbatch.driver.proof import Finding, Proof
 from modalbatch.driver.runs import list_runs
 from modalbatch.errors import BusyError, NotFoundError, StateError
 from modalbatch.records import (
+    ALL_LINES,
     CONTROL,
     OWNER,
     PARTS,
@@ -31,13 +32,13 @@ from modalbatch.records import (
     Part,
     Receipt,
     Segment,
-    digest,
     encode,
     is_ours,
     manifest_name,
     parse_json,
     parse_manifest_name,
     parse_receipt_name,
+    split_id,
     total,
 )
 from modalbatch.sinks.objects import ObjectSink
@@ -54,8 +55,10 @@ _SCHEMA = """
 CREATE TABLE object (name TEXT PRIMARY KEY, bytes INTEGER, live INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE named (name TEXT PRIMARY KEY, receipt TEXT) WITHOUT ROWID;
 CREATE TABLE unit (
-  id TEXT PRIMARY KEY, uri TEXT, identity TEXT, start INTEGER, end INTEGER, receipt TEXT
+  id TEXT PRIMARY KEY, stem TEXT, uri TEXT, identity TEXT, start INTEGER, end INTEGER, low INTEGER, high INTEGER,
+  receipt TEXT
 ) WITHOUT ROWID;
+CREATE INDEX unit_stem ON unit (stem);
 """
 
 
@@ -217,14 +220,17 @@ class _Verifier:
         self._n_receipts += 1
         self._sums.update(data["counts"])
         self._read(self._check_receipt, name, encode(data).encode())
-        found, ids = parse_receipt_name(name), [unit.id for unit in receipt.units]
-        split = ids[0] if len(ids) == 1 else digest("\0".join(ids))
+        found = parse_receipt_name(name)
         is_named = found and (found.split, found.fp8, found.generation) == (
             receipt.split,
             receipt.fingerprint[:8],
             receipt.generation,
         )
-        if not is_named or split != receipt.split or (found and found.attempt not in ("", receipt.attempt)):
+        if (
+            not is_named
+            or split_id(receipt.units) != receipt.split
+            or (found and found.attempt not in ("", receipt.attempt))
+        ):
             self._problem("inconsistent", name, "its name is not that of its content")
         counts, out, dead = receipt.counts, _records(receipt.parts), _records(receipt.dead)
         if not counts.balances() or (out, dead) != (counts.out, counts.dead):
@@ -239,7 +245,8 @@ class _Verifier:
         ):
             self._problem("inconsistent", name, "the counts of its inputs do not add up to its own")
         for unit in receipt.units:
-            row = (unit.id, unit.uri, unit.identity, unit.start, unit.end, name)
+            place = (unit.uri, unit.identity, unit.start, unit.end, unit.low, unit.high)
+            row = (unit.id, unit.stem, *place, name)
             if not self._insert("unit", row):
                 other = self._db.execute("SELECT receipt FROM unit WHERE id = ?", (unit.id,)).fetchone()[0]
                 self._problem("duplicated", name, f"`{other}` covers `{unit.uri}` {unit.start}-{unit.end}, too")
@@ -302,13 +309,28 @@ class _Verifier:
             self._problem("inconsistent", manifest_name(manifest.number), message)
 
     def _check_coverage(self) -> None:
-        """No byte of an input counts twice: ranges do not overlap, and of an input only one state is live."""
+        """No line of an input counts twice, none is left out between two pieces, and only one state is live."""
         overlaps = self._db.execute(
             "SELECT uri, start, end, receipt FROM (SELECT *, lag(end) OVER "
-            "(PARTITION BY uri, identity ORDER BY start, end) AS before FROM unit) WHERE before > start"
+            "(PARTITION BY uri, identity ORDER BY start, end) AS before "
+            "FROM (SELECT uri, identity, start, end, max(receipt) AS receipt FROM unit GROUP BY stem)) "
+            "WHERE before > start"
         )
         for uri, start, end, receipt in overlaps:
             self._problem("duplicated", receipt, f"another split covers some of `{uri}` {start}-{end}, too")
+        pieces = self._db.execute(
+            "SELECT uri, start, end, low, high, receipt, before FROM (SELECT *, "
+            "lag(high, 1, 0) OVER (PARTITION BY stem ORDER BY low, high) AS before FROM unit) WHERE before != low"
+        )
+        for uri, start, end, low, high, receipt, before in pieces:
+            at = f"of `{uri}` {start}-{end}"
+            if before > low:
+                self._problem("duplicated", receipt, f"another split covers some of the lines {low}-{high} {at}, too")
+            else:
+                self._problem("missing", receipt, f"no split covers the lines {before}-{low} {at}")
+        ends = "SELECT uri, start, end, max(high), receipt FROM unit GROUP BY stem HAVING max(high) < ?"
+        for uri, start, end, high, receipt in self._db.execute(ends, (ALL_LINES,)):
+            self._problem("missing", receipt, f"no split covers the lines from {high} on of `{uri}` {start}-{end}")
         twice = self._db.execute("SELECT uri, max(receipt) FROM unit GROUP BY uri HAVING count(DISTINCT identity) > 1")
         for uri, receipt in twice:
             self._problem("duplicated", receipt, f"two states of `{uri}` are live")
@@ -341,7 +363,7 @@ class _Verifier:
 
     def _check_source(self, source: Source) -> None:
         for unit in source.units():
-            if self._db.execute("SELECT 1 FROM unit WHERE id = ?", (unit.id,)).fetchone():
+            if self._db.execute("SELECT 1 FROM unit WHERE stem = ? LIMIT 1", (unit.id,)).fetchone():
                 continue
             is_known = self._db.execute("SELECT 1 FROM unit WHERE uri = ? LIMIT 1", (unit.uri,)).fetchone()
             why = "it changed after it was processed" if is_known else "nothing of it was processed"

@@ -23,6 +23,8 @@ WAITING = 3
 FLUSH = 4
 #: 1 while the slot waits for its source: nobody's call hangs.
 READING = 6
+#: The worker asks for an early end, at the next checkpoint.
+STOP = 7
 #: Which of the two banks holds the newest checkpoint.
 BANK = 5
 _BANKS = (8, 24)
@@ -62,7 +64,7 @@ class Progress:
         """Start a split, at its beginning or where another slot died."""
         words = self.words
         words[LOW] = NONE
-        words[HIGH] = words[CALLS] = words[WAITING] = words[FLUSH] = words[READING] = 0
+        words[HIGH] = words[CALLS] = words[WAITING] = words[FLUSH] = words[READING] = words[STOP] = 0
         self.save(checkpoint)
 
     def save(self, checkpoint: Checkpoint) -> None:

@@ -23,7 +23,7 @@ from modalbatch.records import Split
 from modalbatch.runtime.callers import Callers
 from modalbatch.runtime.handler import Failure, Handler, describe
 from modalbatch.runtime.progress import Checkpoint, Progress
-from modalbatch.runtime.split_run import FailedRecord, SplitRun, Task
+from modalbatch.runtime.split_run import FailedRecord, SplitRun, StoppedEarly, Task
 
 Json = dict[str, Any]
 
@@ -95,6 +95,8 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
         return {"kind": "done", **run.run(), "seconds": time.monotonic() - started}
     except FailedRecord as failed:
         return {"kind": "record_failed", "letter": failed.letter}
+    except StoppedEarly:
+        return {"kind": "stopped"}
     except ModalbatchError as error:
         return {"kind": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
     except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
@@ -19,14 +19,14 @@ from modalbatch.errors import CorruptInputError
 from modalbatch.formats import open_format
 from modalbatch.formats.compression import open_compressor
 from modalbatch.job import Job
-from modalbatch.records import Counts, Split, encode
+from modalbatch.records import ALL_LINES, Counts, Split, Unit, encode
 from modalbatch.runtime.attempts import Item, Policy, Runner, failure
 from modalbatch.runtime.callers import Callers
 from modalbatch.runtime.handler import Failure, Handler, normal
-from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, NONE, READING, WAITING, Checkpoint, Progress
+from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, NONE, READING, STOP, WAITING, Checkpoint, Progress
 from modalbatch.runtime.spool import Spool
 from modalbatch.runtime.unit_log import UnitLog, unit_log_path
-from modalbatch.sources import open_source
+from modalbatch.sources import Source, open_source
 
 #: Encoded records are written in pieces of this size: large enough for the compressor and the system call.
 PIECE_BYTES = 1 << 20
@@ -66,6 +66,10 @@ class FailedRecord(Exception):
         self.letter = letter
 
 
+class StoppedEarly(Exception):
+    """The worker asked for it; the checkpoint says what is done."""
+
+
 class SplitRun:
     """One task, from its first line to its counts."""
 
@@ -85,33 +89,24 @@ class SplitRun:
         self.buffer = bytearray()
         self.dead_buffer = bytearray()
         self.ordinal = resume.ordinal
-        #: Ordinal of the first line of the unit being read.
-        self.first = 0
         self.unit = task.split.units[0]
+        #: Ordinal in the split of the unit's line 0, which a piece of the unit may not hold.
+        self.line_0 = 0
 
     def run(self) -> dict[str, Any]:
         """Process all units; the summary that the worker turns into a receipt.
 
         Raises:
             FailedRecord: a record failed and the spec says `on_error: fail`.
+            StoppedEarly: the worker asked for it.
             ModalbatchError: the source or the disk failed.
         """
         source = open_source(self.job, self.task.split.roots, in_container=True)
         done, self.ordinal = self.ordinal, 0
         for index, unit in enumerate(self.task.split.units):
-            self.unit = unit
+            self.unit, self.line_0 = unit, self.ordinal - unit.low
             self.progress.words[LOW] = NONE
-            try:
-                with source.open(unit) as stream:
-                    stream.on_read = self._reading  # type: ignore[attr-defined]
-                    for _ in islice(stream, max(0, done - self.ordinal)):
-                        self.ordinal += 1
-                    (self.each if self._is_plain() else self.calls)(stream)
-            except CorruptInputError as error:
-                if self.ordinal >= done:
-                    self._lose_rest(error)
-                self.ordinal += 1  # what is lost has a number too, so that a later slot knows that it is settled
-            self.first = self.ordinal
+            self._run_unit(source, unit, done)
             self.unit_log.finish(index, self.ordinal, self.counts)
         self.checkpoint(self.ordinal)
         return {
@@ -121,21 +116,42 @@ class SplitRun:
             "dead": [self.dead.n_bytes, self.dead.close()],
         }
 
+    def _run_unit(self, source: Source, unit: Unit, done: int) -> None:
+        """The lines of a unit that no earlier slot has done."""
+        is_reached = not unit.low
+        try:
+            with source.open(unit) as stream:
+                stream.on_read = self._reading  # type: ignore[attr-defined]
+                for _ in islice(stream, unit.low):
+                    pass
+                is_reached = True
+                for _ in islice(stream, max(0, done - self.ordinal)):
+                    self.ordinal += 1
+                n_lines = unit.high - (self.ordinal - self.line_0)
+                lines = stream if unit.high == ALL_LINES else islice(stream, n_lines)
+                (self.each if self._is_plain() else self.calls)(stream, lines)
+        except CorruptInputError as error:
+            if not is_reached:
+                return  # it breaks before this piece, and is the affair of an earlier one
+            if self.ordinal >= done:
+                self._lose_rest(error)
+            self.ordinal += 1  # what is lost has a number too, so that a later slot knows that it is settled
+
     def _is_plain(self) -> bool:
         job = self.job.handler
         return job.batch_size is None and job.concurrency == 1 and not self.handler.is_async
 
     # -- one record at a time, in this thread: the hot path
 
-    def each(self, stream: Any) -> None:
-        """Every line of a unit through the bare handler. What is common is not counted: it is what the rest leaves."""
+    def each(self, stream: Any, lines: Iterable[bytes]) -> None:
+        """Lines of a stream through the bare handler. What is common is not counted: it is what the rest leaves."""
         loads, dumps, refuse, delimiter = self.bare
         call, keep = self.handler.bare(), self.job.handler.keep
         words, buffer, poison = self.progress.words, self.buffer, self.task.poison
         ordinal = begun = self.ordinal
         n_filtered = n_special = n_more = 0
         try:
-            for line in stream:
+            for line in lines:
                 words[LOW] = ordinal
                 try:
                     record = loads(line)
@@ -165,6 +181,8 @@ class SplitRun:
                     self._add(ordinal - begun - n_special, n_filtered, n_more)
                     begun, n_filtered, n_special, n_more = ordinal, 0, 0, 0
                     self.checkpoint(ordinal)
+                    if words[STOP]:
+                        raise StoppedEarly
         finally:  # a stream that breaks off in the middle leaves what was before
             self._add(ordinal - begun - n_special, n_filtered, n_more)
             self.ordinal = ordinal
@@ -188,12 +206,17 @@ class SplitRun:
 
     # -- batches, threads, tasks
 
-    def calls(self, stream: Any) -> None:
-        """A unit in calls of up to `batch_size` records, up to `concurrency` at a time; settled in reading order."""
+    def calls(self, stream: Any, lines: Iterable[bytes]) -> None:
+        """These lines of a stream in calls of up to `batch_size` records, up to `concurrency` at a time; settled in
+        reading order."""
         words, width = self.progress.words, self.callers.width
         pending: deque[tuple[Work, Future[list[Any]] | None]] = deque()
         try:
-            for work in self._works(stream):
+            for work in self._works(stream, lines):
+                if words[STOP]:
+                    self._finish_all(pending)
+                    self.checkpoint(work.low)
+                    raise StoppedEarly
                 while pending and (work.alone or len(pending) >= width):
                     self._finish(pending)
                 words[HIGH] = work.high
@@ -223,14 +246,14 @@ class SplitRun:
         if len(self.buffer) > PIECE_BYTES or self.progress.words[FLUSH]:
             self.checkpoint(work.high)
 
-    def _works(self, stream: Any) -> Iterator[Work]:
-        """The unit's lines as work, in order. A line that needs no call still waits for its turn."""
+    def _works(self, stream: Any, lines: Iterable[bytes]) -> Iterator[Work]:
+        """Lines as work, in order. A line that needs no call still waits for its turn."""
         size = self.job.handler.batch_size or 1
         items: list[Item] = []
         cut: tuple[int, int, int] | None = None
         lost = None
         try:
-            for line in stream:
+            for line in lines:
                 ordinal = self.ordinal
                 self.ordinal += 1
                 item, known = self._read(ordinal, _offset(stream, line), line)
@@ -330,9 +353,11 @@ class SplitRun:
 
     def _letter(self, item: Item, failed: Failure) -> dict[str, Any]:
         is_rest = item.offset < 0
-        position = {"offset": None if is_rest else item.offset, "ordinal": item.ordinal - self.first}
+        ordinal = item.ordinal - self.line_0
+        position = {"offset": None if is_rest else item.offset, "ordinal": ordinal}
         letter: dict[str, Any] = {
-            "id": f"{self.task.split.id}-{item.ordinal}",
+            # Of the unit, not of the split: the same however inputs are packed and divided.
+            "id": f"{self.unit.stem}-{ordinal}",
             "uri": self.unit.uri,
             "position": position,
             "cause": failed.cause,

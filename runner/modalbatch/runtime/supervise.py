@@ -2,6 +2,8 @@
 
 Owns the search for poison: a slot that dies or hangs is replaced, the records in flight are handed over again in
 halves, and the record that does it alone, twice, becomes a dead letter. ⌈log2 n⌉ + 2 extra attempts for a batch of n.
+And when a split is left at a checkpoint: its time is nearly over, others wait for it, or it is suspected of ending
+whole containers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from modalbatch.job import Job
 from modalbatch.records import Split
 from modalbatch.runtime.child import Child, Seat
 from modalbatch.runtime.handler import Failure
-from modalbatch.runtime.progress import CALLS, FLUSH, LOW, NONE, READING, WAITING, Checkpoint
+from modalbatch.runtime.progress import CALLS, FLUSH, LOW, NONE, READING, STOP, WAITING, Checkpoint
+from modalbatch.runtime.signs import ENTER_S, Signs
 
 Json = dict[str, Any]
 
@@ -29,15 +32,24 @@ KILLS = 4
 MAX_IDLE_DEATHS = 3
 #: What is in flight since this share of the split's time, at its end, hangs; less is a split that is too large.
 HANG_SHARE = 0.5
+#: A slot is asked to stop when this share of the split's time is left, and ended when none is.
+STOP_SHARE = 0.1
+#: Why a split was left.
+TIME, ASKED, SUSPECT = "time", "asked", "suspect"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The slot's answer, or the status to report without one."""
+    """The slot's answer, or the status to report without one, or where the split was left and why."""
 
     answer: Json | None = None
     status: str = "done"
     details: Json = field(default_factory=dict)
+    #: Everything before it is in the spool files.
+    left_at: Checkpoint | None = None
+    why: str = ""
+    #: For the next attempt at what is left.
+    suspects: Json = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -47,14 +59,18 @@ class Suspects:
     cuts: dict[tuple[int, int], int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
     poison: dict[int, Failure] = field(default_factory=dict)
+    #: Attempts that never ended, of the split that this one is a part of (see `runtime.signs`).
+    entries: int = 0
 
     def to_json(self) -> Json:
         """For the next attempt, in whichever container."""
-        return {
+        data: Json = {
             "cuts": [[low, high, most] for (low, high), most in self.cuts.items()],
             "deaths": [[ordinal, n] for ordinal, n in self.deaths.items()],
             "poison": [[ordinal, list(failure)] for ordinal, failure in self.poison.items()],
+            "entries": self.entries,
         }
+        return {name: value for name, value in data.items() if value}
 
     @classmethod
     def from_json(cls, data: Json) -> Suspects:
@@ -63,6 +79,16 @@ class Suspects:
             cuts={(low, high): most for low, high, most in data.get("cuts", ())},
             deaths=dict(data.get("deaths", ())),
             poison={ordinal: Failure(*failure) for ordinal, failure in data.get("poison", ())},
+            entries=data.get("entries", 0),
+        )
+
+    def moved(self, ordinal: int) -> Suspects:
+        """The same, where the lines before `ordinal` are not of the split any more."""
+        return Suspects(
+            cuts={(max(0, low - ordinal), high - ordinal): n for (low, high), n in self.cuts.items() if high > ordinal},
+            deaths={at - ordinal: n for at, n in self.deaths.items() if at >= ordinal},
+            poison={at - ordinal: failure for at, failure in self.poison.items() if at >= ordinal},
+            entries=self.entries,
         )
 
     def blame(self, low: int, high: int, cause: str, how: str) -> None:
@@ -79,14 +105,19 @@ class Suspects:
             self.poison[low] = Failure(cause, error, self.deaths[low])
 
 
-def supervise(job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], timeout_s: float) -> Outcome:
-    """Run the split in the seat's slot, in at most `timeout_s`; whoever sits there at the end is another's."""
+def supervise(
+    job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], timeout_s: float, *, signs: Signs | None = None
+) -> Outcome:
+    """Run the split in the seat's slot, in at most `timeout_s`; whoever sits there at the end is another's.
+
+    `signs`: of a split that may be left before its end.
+    """
     suspects, resume, idle_deaths = Suspects.from_json(split.suspects), Checkpoint(), 0
-    until = time.monotonic() + timeout_s
+    limit = _Limit(time.monotonic() + timeout_s, STOP_SHARE * timeout_s)
     while True:
         child = seat.child()
-        if not child.ready(min(seat.start_timeout_s, max(0.0, until - time.monotonic()))):
-            if time.monotonic() >= until and not child.is_dead():
+        if not child.ready(min(seat.start_timeout_s, limit.left_s())):
+            if not limit.left_s() and not child.is_dead():
                 return Outcome(
                     status="failed", details=_failed("Timeout", "its time was over before the slot was ready")
                 )
@@ -103,17 +134,22 @@ def supervise(job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], time
                 "poison": suspects.poison,
             }
         )
-        answer, cause, how = _watch(job, child, until)
+        answer, cause, how = _watch(job, child, limit, signs)
+        if answer is not None and answer["kind"] == "stopped":
+            why = ASKED if signs and signs.was_asked else TIME
+            return Outcome(left_at=child.progress.load(), why=why, suspects=suspects.to_json())
         if answer is not None:
             return _outcome(answer)
         in_flight = child.progress.in_flight()
         resume = child.progress.load()
         seat.vacate()
-        if cause == "deadline":
-            return Outcome(status="failed", details=_failed("Timeout", how))
-        if cause == "hang" and in_flight:
-            suspects.blame(*in_flight, "timeout", how)
-            return Outcome(status="failed", details=_failed("Timeout", how) | {"suspects": suspects.to_json()})
+        if cause == SUSPECT:
+            return Outcome(left_at=resume, why=SUSPECT, suspects=suspects.to_json())
+        if cause in ("deadline", "hang"):
+            if cause == "hang" and in_flight:
+                suspects.blame(*in_flight, "timeout", how)
+            details = _failed("Timeout", how) | ({"suspects": suspects.to_json()} if cause == "hang" else {})
+            return Outcome(status="failed", details=details, left_at=resume, why=TIME, suspects=suspects.to_json())
         # Who is known as poison is not called, and who is written is done: it dies of something else.
         if in_flight and in_flight[0] not in suspects.poison and in_flight[1] > resume.ordinal:
             suspects.blame(*in_flight, cause, how)
@@ -121,6 +157,27 @@ def supervise(job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], time
         idle_deaths += 1
         if idle_deaths >= MAX_IDLE_DEATHS:
             return Outcome(status="failed", details=_failed("SlotDied", how))
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """The time of an attempt."""
+
+    until: float
+    stop_s: float
+
+    def left_s(self) -> float:
+        """Seconds until the slot is ended."""
+        return max(0.0, self.until - time.monotonic())
+
+    def is_near(self) -> bool:
+        """Whether the slot should stop by itself."""
+        return self.left_s() <= self.stop_s
+
+    def next_s(self) -> float:
+        """Seconds until one of the two is due."""
+        left_s = self.left_s()
+        return left_s - self.stop_s if left_s > self.stop_s else left_s
 
 
 def _outcome(answer: Json) -> Outcome:
@@ -134,15 +191,18 @@ def _failed(error: str, message: str) -> Json:
     return {"error": error, "message": message, "hint": None}
 
 
-def _watch(job: Job, child: Child, until: float) -> tuple[Json | None, str, str]:
+def _watch(job: Job, child: Child, limit: _Limit, signs: Signs | None) -> tuple[Json | None, str, str]:
     """The slot's answer, or None with the cause and the sentence of its end."""
     words = child.progress.words
     timeout_s = job.handler.timeout_s
     oom_kills = _oom_kills()
     poll_s = min(CHECKPOINT_S, timeout_s / 4) if timeout_s else CHECKPOINT_S
     seen, since = (-1, -1), time.monotonic()
+    n_polls = 0
     while True:
-        message = child.receive(poll_s)
+        # The first look is soon: an attempt that may not end notes that it has begun.
+        message = child.receive(min(limit.next_s(), poll_s if n_polls else min(poll_s, ENTER_S)))
+        n_polls += 1
         if message is not None:
             return message, "", ""
         if child.is_dead():
@@ -151,9 +211,15 @@ def _watch(job: Job, child: Child, until: float) -> tuple[Json | None, str, str]
                 return None, "oom", f"{how}: out of memory"
             return None, "killed" if child.was_killed() else "crash", how
         now = time.monotonic()
-        if now > until:
+        if not limit.left_s():
             how = f"the split did not finish within its timeout of {job.compute.timeout_s} s"
             return None, "hang" if now - since >= HANG_SHARE * job.compute.timeout_s else "deadline", how
+        if signs:
+            signs.look()
+            if signs.is_suspect:
+                return None, SUSPECT, "its containers ended again and again"
+            if signs.was_asked or limit.is_near():
+                words[STOP] = 1
         words[FLUSH] = 1
         at = (words[LOW], words[CALLS])
         if at != seen or at[0] == NONE or words[WAITING] or words[READING]:

@@ -51,6 +51,11 @@ class UnitLog:
             ) from error
         self._rows.append(row)
 
+    @property
+    def ends(self) -> list[int]:
+        """The ordinal behind the last line of each finished unit."""
+        return [row[0] for row in self._rows]
+
     def each(self) -> list[dict[str, int]]:
         """The counts of each finished unit."""
         before = [(0,) * (1 + len(Counts.__slots__)), *self._rows]

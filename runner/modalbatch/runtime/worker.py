@@ -12,19 +12,23 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Split, actual_uri, encode
+from modalbatch.records import SUSPECT_ENTRIES, Split, actual_uri, encode
 from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.child import Seat
 from modalbatch.runtime.commit import commit_attempt, find_committed
-from modalbatch.runtime.supervise import Outcome, supervise
+from modalbatch.runtime.divide import condemned, divide_at, halves
+from modalbatch.runtime.signs import Signs
+from modalbatch.runtime.supervise import SUSPECT, TIME, Outcome, supervise
 from modalbatch.runtime.unit_log import unit_log_path
 from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink
+from modalbatch.sources import open_source
 
 Json = dict[str, Any]
 
@@ -105,19 +109,39 @@ class Worker:
         spool = Path(sink.store.spool_dir())
         paths = spool / f"{attempt}.part", spool / f"{attempt}.dead"
         try:
-            left_s = timeout_s * (1 - RESERVE_SHARE) - (time.monotonic() - started)
+            until = started + timeout_s * (1 - RESERVE_SHARE)
+            signs = Signs(sink, split, attempt) if _may_be_divided(split) else None
             is_settled = False
             try:
-                outcome = supervise(self.job, seat, split, paths, left_s)
+                outcome = self._supervise(split, seat, paths, until - time.monotonic(), signs)
                 is_settled = outcome.status != "start_failed"
             finally:
                 if not is_settled:  # whatever sits there may still be busy with this split
                     seat.vacate()
                 self._free.put(seat)
-            return self._finish(split, attempt, outcome, paths, started)
+            answer = self._finish(split, attempt, outcome, paths, started)
+            if signs:
+                signs.end()
+            return answer
         finally:
             for path in (*paths, unit_log_path(paths[0])):
                 path.unlink(missing_ok=True)
+
+    def _supervise(
+        self, split: Split, seat: Seat, paths: tuple[Path, Path], left_s: float, signs: Signs | None
+    ) -> Outcome:
+        if not signs:
+            return supervise(self.job, seat, split, paths, left_s)
+        signs.begin()
+        if not signs.is_suspect:
+            return supervise(self.job, seat, split, paths, left_s, signs=signs)
+        parts = self._shared(split, SUSPECT)
+        if len(parts) > 1:
+            return Outcome(status="divided", details={"rest": [part.to_text() for part in parts]})
+        # One line that cannot be divided: it is tried until its own entries condemn it.
+        if signs.n_others >= SUSPECT_ENTRIES:
+            split = condemned(split, signs.n_others)
+        return supervise(self.job, seat, split, paths, left_s)
 
     def _carry(self, sink: ObjectSink, split: Split, attempt: str, started: float) -> Json:
         """An attempt without a slot: what an older receipt has of these units is copied."""
@@ -131,20 +155,48 @@ class Worker:
                 path.unlink(missing_ok=True)
 
     def _finish(self, split: Split, attempt: str, outcome: Outcome, paths: tuple[Path, Path], started: float) -> Json:
+        if outcome.left_at is not None:
+            return self._leave(split, attempt, outcome, paths, started)
         if outcome.answer is None:
             return {"status": outcome.status, **outcome.details}
         if split.is_sample:
             return {"status": "measured", "seconds": outcome.answer["seconds"]}
-        sink = self.sink(split.roots)
+        return self._commit(split, attempt, outcome.answer, paths, started)
+
+    def _commit(self, split: Split, attempt: str, found: Json, paths: tuple[Path, Path], started: float) -> Json:
         return commit_attempt(
             self.job,
-            sink,
+            self.sink(split.roots),
             split,
             attempt,
-            answer=outcome.answer,
+            answer=found,
             paths=paths,
             elapsed_s=lambda: time.monotonic() - started,
         )
+
+    def _leave(self, split: Split, attempt: str, outcome: Outcome, paths: tuple[Path, Path], started: float) -> Json:
+        """Commit what is done of a split that was left before its end; the rest goes back."""
+        split = replace(split, suspects=outcome.suspects)
+        divided = divide_at(split, outcome.left_at, paths) if outcome.left_at else None
+        if divided is None:
+            if outcome.why == TIME:
+                return {"status": outcome.status, **outcome.details}
+            return {"status": "divided", "rest": [part.to_text() for part in self._shared(split, outcome.why)]}
+        answer = self._commit(divided.done, attempt, divided.answer, paths, started)
+        if answer["status"] == "done":
+            # A split that was too long goes on as it is: counting its lines may take longer than is left.
+            rest = [divided.rest] if outcome.why == TIME else self._shared(divided.rest, outcome.why)
+            answer["rest"] = [item.to_text() for item in rest]
+        return answer
+
+    def _shared(self, split: Split, why: str) -> list[Split]:
+        """What is left of a split, in halves."""
+        parts = halves(open_source(self.job, split.roots, in_container=True), split)
+        return [part.suspected() for part in parts] if why == SUSPECT else parts
+
+
+def _may_be_divided(split: Split) -> bool:
+    return not (split.is_sample or split.carry)
 
 
 #: What tests and harnesses put in the place of a Modal method.

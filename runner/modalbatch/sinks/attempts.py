@@ -14,7 +14,7 @@ from modalbatch.records import MANIFESTS, Manifest, Receipt, manifest_name, pars
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores import Store
 
-#: (key, value) → the value that stands under the key: the first one put.
+#: (key, value) → the value that stands under the key: the first one put. An empty value only asks.
 Arbiter = Callable[[str, str], str]
 
 
@@ -25,8 +25,9 @@ def modal_arbiter(uri: str) -> Arbiter:
         import modal
 
         entries = modal.Dict.from_name("modalbatch-arbiter", create_if_missing=True)
-        entries.put(f"{uri}{key}", value, skip_if_exists=True)
-        return str(entries.get(f"{uri}{key}"))
+        if value:
+            entries.put(f"{uri}{key}", value, skip_if_exists=True)
+        return str(entries.get(f"{uri}{key}", ""))
 
     return arbitrate
 
@@ -79,6 +80,17 @@ class AttemptSink(ObjectSink):
             self.store.commit()
             return False
         return True
+
+    def put_note(self, name: str) -> None:
+        """Beside the volume where there is an arbiter: workers see each other's files late or not at all."""
+        if self.arbiter:
+            self.arbiter(name, "noted")
+        else:
+            super().put_note(name)
+
+    def has_note(self, name: str) -> bool:
+        """Whether a note was left; asking leaves none."""
+        return self.arbiter(name, "") == "noted" if self.arbiter else super().has_note(name)
 
     def _key(self, number: int) -> str:
         """What the arbiter knows a manifest's number by: its entries outlive a sink that was deleted."""

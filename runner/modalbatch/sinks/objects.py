@@ -188,6 +188,16 @@ class ObjectSink:
             self.store.delete([SUCCESS])
             self.store.commit()
 
+    # -- hints (see `sinks.notes`)
+
+    def put_note(self, name: str) -> None:
+        """Leave a note that workers see soon."""
+        self.store.replace(name, b"{}")
+
+    def has_note(self, name: str) -> bool:
+        """Whether a note was left."""
+        return self.store.stat(name) is not None
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects of ours."""
         self.store.delete(names)

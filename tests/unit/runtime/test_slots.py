@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modalbatch.job import Compute, OnError, Retries
+from modalbatch.job import OnError, Retries
 
 N = 40
 RECORDS = [{"n": n} for n in range(N)]
@@ -241,13 +241,6 @@ def test_lines_that_are_no_records(run, fields) -> None:
     assert [line.strip() for line in raw] == [b"[1]", b'{"n": \xff}', b"not json", b'{"n": NaN}']
     assert ran.outcome["counts"]["blank"] == 2
     assert ran.counts == (7, 3, 4, 0, 0)
-
-
-def test_a_split_that_takes_too_long_is_tried_again_and_given_up(run) -> None:
-    code = "import time\ndef work(r):\n  time.sleep(0.2)\n  return r"
-    ran = run(code, RECORDS, compute=Compute(timeout_s=1), retries=Retries(max_retries=1, initial_delay_s=0.0))
-    assert ran.outcome["exit_code"] == 75
-    assert ran.outcome["error"]["message"].endswith("the split did not finish within its timeout of 1 s")
 
 
 def test_a_call_that_waits_for_another_try_does_not_hang(run) -> None:
