@@ -33,6 +33,7 @@ from modalbatch.report.plan import plan_lines
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
+from modalbatch.units import parse_seconds
 
 #: A run on Modal that told nothing for so many seconds is not active.
 SILENCE_S = 60.0
@@ -243,6 +244,7 @@ class Flow:
             adopt=wish.adopt,
             user=_user(),
             fingerprint=target.fingerprint,
+            driver_life_s=_driver_life_s(),
             identity_cache=str(target.state_path / "identities.db") if session.kind == "local" else None,
         )
         self._note = RunNote(
@@ -350,6 +352,15 @@ class Flow:
 def new_run_id() -> str:
     """An id that sorts by time: `20261123-070501-a1b2c3`, UTC."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def _driver_life_s() -> float:
+    """Well below the day after which Modal ends a function. MODALBATCH_DRIVER_LIFE shortens it for a rehearsal."""
+    given = os.environ.get("MODALBATCH_DRIVER_LIFE", "22h")
+    try:
+        return parse_seconds(given)
+    except ValueError as error:
+        raise UsageError(f"MODALBATCH_DRIVER_LIFE is {error}", hint="MODALBATCH_DRIVER_LIFE=22h") from None
 
 
 def _user() -> str:

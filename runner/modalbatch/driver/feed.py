@@ -53,6 +53,10 @@ class Feed:
         self.n_out -= 1
         self._moved.set()
 
+    def out(self) -> list[str]:
+        """Splits that are out, the oldest first, as far as they are known."""
+        return list(self._out)
+
     def stragglers(self, older_than_s: float) -> list[str]:
         """Splits that others could help with, the oldest first: as many as there are slots that have nothing to do."""
         if not self.is_drained or not self._is_open:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -46,6 +47,8 @@ from modalbatch.sources import Source, open_source
 #: `Worker().process.map.aio`, or what a harness puts in its place.
 Map = Callable[..., AsyncIterator[Any]]
 Report = Callable[[Json], Awaitable[None]]
+#: `drive.spawn.aio`: from a request to the call that works on it.
+Spawn = Callable[[str], Awaitable[Any]]
 
 #: Splits out for each slot while they are short: enough that none waits for the driver.
 WINDOW_PER_SLOT = 3
@@ -56,17 +59,28 @@ REPORT_S = 0.5
 MAX_PLANS = 5
 #: Rounds of feeding what came back without a receipt, in which nothing moved on.
 MAX_ROUNDS = 3
+#: A driver that hands over waits for this share of its life for what is out.
+HAND_OVER_SHARE = 0.05
 #: Seconds after which a split that others could help with is a straggler.
 STRAGGLER_S = 5.0
 
 
-async def drive(job: Mapping[str, Any], request: str, map_splits: Map, report: Report | None = None) -> str:
+async def drive(
+    job: Mapping[str, Any],
+    request: str,
+    map_splits: Map,
+    report: Report | None = None,
+    *,
+    successor: Spawn | None = None,
+) -> str:
     """Run the job; JSON text of the outcome: `status`, `exit_code`, counts, and what went wrong.
 
-    Never raises for what a person can mend: that is in the outcome. Retry-safe: yes; another driver may take over.
+    `successor`: starts this function once more; a driver whose time is over hands the run over to it, and the outcome
+    has its `call_id`. Never raises for what a person can mend: that is in the outcome. Retry-safe: yes; another driver
+    may take over.
     """
-    asked = runs.Request.from_text(request)
-    return encode(await Run(Job.from_json(dict(job)), asked, map_splits, report or _modal_report(job)).conduct())
+    asked, report = runs.Request.from_text(request), report or _modal_report(job)
+    return encode(await Run(Job.from_json(dict(job)), asked, map_splits, report, successor=successor).conduct())
 
 
 def _modal_report(job: Mapping[str, Any]) -> Report:
@@ -74,7 +88,9 @@ def _modal_report(job: Mapping[str, Any]) -> Report:
         import modal
 
         entries = modal.Dict.from_name(f"modalbatch-{job['name']}", create_if_missing=True)
-        await entries.put.aio(progress["run_id"], encode(progress))
+        # Whoever follows the run later finds the driver that is alive now.
+        text = encode({**progress, "call_id": modal.current_function_call_id()})
+        await entries.put.aio(progress["run_id"], text)
 
     return report
 
@@ -89,6 +105,7 @@ class Run:
         map_splits: Map,
         report: Report,
         *,
+        successor: Spawn | None = None,
         sink: ObjectSink | None = None,
         source: Source | None = None,
         executor: Callable[[int, str], Executor] = ThreadPoolExecutor,
@@ -96,6 +113,7 @@ class Run:
     ) -> None:
         """`sink`, `source`: in place of the job's own. `executor`: makes a pool of so many threads with that name."""
         self.job, self.request, self._map, self._report, self._now = job, request, map_splits, report, now
+        self._successor = successor
         self.driver_id = secrets.token_hex(8)
         self.fingerprint = fingerprint(job, hash_code(job.modules))
         self.sink: ObjectSink = sink or open_sink(job, request.roots, in_container=True)
@@ -113,9 +131,12 @@ class Run:
         self._settlement = Settlement(
             job, self.sink, self.ledger, index_thread=self._off, reader_threads=partial(self._in, self._readers)
         )
+        self._settlement.go_on(request.before)
         self.n_kept = self.n_todo = 0
         self.todo_is_known = False
-        self._is_asked_to_stop = False
+        self._is_asked_to_stop = self._is_handing_over = False
+        #: When this driver hands over, and when it waits for attempts no longer, by the event loop's clock.
+        self._ends_at = self._leaves_at = float("inf")
         #: Stragglers that were asked to share what is left.
         self._asked: set[str] = set()
         #: What a person should know of a run that ended well.
@@ -142,6 +163,9 @@ class Run:
     async def conduct(self) -> Json:
         """The whole run; its outcome."""
         started = time.monotonic()
+        if self._successor and self.request.driver_life_s:
+            self._ends_at = asyncio.get_running_loop().time() + self.request.driver_life_s
+            self._leaves_at = self._ends_at + HAND_OVER_SHARE * self.request.driver_life_s
         try:
             outcome = await self.run()
         except Exception as error:
@@ -150,16 +174,25 @@ class Run:
             outcome = self.verdict("failed", error=as_ours(error))
         finally:
             self.close()
-        warnings = {"warnings": self._warnings} if self._warnings else {}
+        more: Json = {"warnings": self._warnings} if self._warnings else {}
+        if outcome.status == "handed_over":
+            try:
+                more["call_id"] = await self._start_successor()
+            except Exception as error:
+                outcome = self.verdict("failed", error=_engine_gone(error))
         data = (
-            outcome.to_json()
-            | warnings
-            | {"run_id": self.request.run_id, "seconds": round(time.monotonic() - started, 3)}
+            outcome.to_json() | more | {"run_id": self.request.run_id, "seconds": round(time.monotonic() - started, 3)}
         )
         if outcome.exit_code == ModalbatchError.exit_code:
             self._restore_success()
         await self.finish(data)
         return data
+
+    async def _start_successor(self) -> str:
+        """The id of the next driver's call."""
+        assert self._successor
+        request = replace(self.request, before=self._settlement.so_far())
+        return str((await self._successor(request.to_text())).object_id)
 
     def _restore_success(self) -> None:
         """A run that could not even start leaves `_SUCCESS` as it was."""
@@ -251,9 +284,13 @@ class Run:
         self.phase, self.todo_is_known = "running", False
         n_slots = self.request.containers * self.job.handler.slots
         feed = Feed(n_slots, WINDOW_PER_SLOT * n_slots, self._thread, self._next_round)
-        looking = asyncio.create_task(self._look(feed))
+        consuming = asyncio.ensure_future(self._consume(feed))
+        looking = asyncio.create_task(self._look(feed, consuming))
         try:
-            await self._consume(feed)
+            await consuming
+        except asyncio.CancelledError:
+            if not self._is_handing_over:
+                raise
         finally:
             looking.cancel()
         if feed.error is not None:
@@ -262,6 +299,8 @@ class Run:
             return self.verdict("stopped", error=self._settlement.stop_error)
         if self._is_asked_to_stop:
             return self.verdict("stopped")
+        if self._is_handing_over:
+            return self.verdict("handed_over")
         verdict: Verdict = await self._off(self._publish)
         return verdict
 
@@ -369,7 +408,7 @@ class Run:
             if pending:
                 await asyncio.gather(*pending)
 
-    async def _look(self, feed: Feed) -> None:
+    async def _look(self, feed: Feed, consuming: asyncio.Future[None]) -> None:
         """Every second: has somebody asked to stop, or another driver taken over? Twice a second: tell the progress."""
         loop, next_look = asyncio.get_running_loop(), 0.0
         while True:
@@ -380,6 +419,9 @@ class Run:
                     await self._look_once(feed)
                 except Exception as error:  # the next look may see more
                     self.ledger.add("look_failed", error=f"{type(error).__name__}: {error}"[:500])
+                if loop.time() >= self._leaves_at and not consuming.done():
+                    self._n_abandoned = feed.n_out
+                    consuming.cancel()
             await asyncio.sleep(REPORT_S)
 
     async def _look_once(self, feed: Feed) -> None:
@@ -392,7 +434,12 @@ class Run:
                 feed.stop()
             if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
                 self._settlement.stop(feed, BusyError("another driver of this run took over"))
-        for split_id in feed.stragglers(STRAGGLER_S):
+        shared = feed.stragglers(STRAGGLER_S)
+        if asyncio.get_running_loop().time() >= self._ends_at:
+            # What is out comes back soon, with what is done of it; the next driver plans the rest.
+            self._is_handing_over, self.phase, shared = True, "handing over", feed.out()
+            feed.stop()
+        for split_id in shared:
             if split_id not in self._asked:
                 self._asked.add(split_id)
                 await self._off(ask_to_divide, self.sink, run_id, split_id)
@@ -441,6 +488,8 @@ class Run:
         if self.epoch:
             try:
                 self.ledger.flush()
+                if outcome["status"] == "handed_over":
+                    return
                 runs.end(self.sink, self.request.run_id, self.epoch, {**outcome, "out": self._n_abandoned})
             except (ModalbatchError, OSError):
                 return

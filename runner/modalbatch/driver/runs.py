@@ -36,6 +36,10 @@ class Request:
     user: str = ""
     #: Fingerprint that the command saw; a driver that sees other files stops. Empty: no check.
     fingerprint: str = ""
+    #: Seconds after which a driver hands over to the next one: a platform ends functions after a day. 0: never.
+    driver_life_s: float = 0.0
+    #: What earlier drivers of the run, which handed over, have counted.
+    before: Json = field(default_factory=dict)
     #: Local file of known content hashes, where driver and command share a machine.
     identity_cache: str | None = None
 

@@ -41,6 +41,7 @@ class Settlement:
         self._job, self._sink, self._ledger = job, sink, ledger
         self._off, self._read = index_thread, reader_threads
         self.counts = Counts()
+        #: Splits that are done, and that are given up.
         self.n_done = self.n_failed = 0
         #: Attempts that ended without an answer.
         self.n_lost = 0
@@ -57,6 +58,15 @@ class Settlement:
         #: Receipts that were told of and could not be seen yet.
         self._unseen: list[str] = []
         self._n_failed_starts = 0
+
+    def go_on(self, before: Json) -> None:
+        """Count on from where an earlier driver of the run handed over (`so_far`)."""
+        if before:
+            self.counts, self.n_done = Counts.from_json(before["counts"]), before["done"]
+
+    def so_far(self) -> Json:
+        """What the next driver of the run counts on from."""
+        return {"counts": self.counts.to_json(), "done": self.n_done}
 
     @property
     def n_moves(self) -> int:

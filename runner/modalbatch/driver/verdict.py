@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modalbatch.errors import FenceError, ModalbatchError
+from modalbatch.errors import FenceError, ModalbatchError, UnavailableError
 from modalbatch.job import Job
 from modalbatch.records import Counts, Json, Manifest
 
@@ -16,7 +16,7 @@ SHARE_AFTER_RECORDS = 1000
 class Verdict:
     """The outcome of a run, as plain as JSON."""
 
-    #: `done`, `failed` or `stopped`.
+    #: `done`, `failed`, `stopped` or `handed_over` (the next driver goes on).
     status: str
     exit_code: int
     #: Counts of this run.
@@ -45,6 +45,8 @@ class Verdict:
             code, error = judged.code, error or judged.error
         elif error is not None:
             code = error.exit_code
+        elif status == "handed_over":
+            code = UnavailableError.exit_code  # for who does not follow the next driver
         else:
             code = 130  # somebody asked to stop
         return cls(

@@ -70,6 +70,10 @@ async def watch(call: modal.FunctionCall[Any], order: Mapping[str, Any], app: mo
     tasks = [asyncio.create_task(aside) for aside in asides]
     try:
         outcome = json.loads(await call.get.aio())
+        while outcome["status"] == "handed_over":
+            import modal
+
+            outcome = json.loads(await modal.FunctionCall.from_id(outcome["call_id"]).get.aio())
         if len(tasks) > 1:
             await asyncio.wait(tasks[1:], timeout=LAST_WORDS_S)
     except Exception as error:
@@ -99,6 +103,12 @@ async def _tell_progress(name: str, environment: str | None, run_id: str, emit: 
 
 
 async def _tell_once(order: Json, emit: Emit) -> None:
+    if progress := await _progress_of(order):
+        emit({"event": "progress", **progress})
+
+
+async def _progress_of(order: Json) -> Json:
+    """What the run's driver told last; empty where it told nothing."""
     import modal
 
     name = f"modalbatch-{order['name']}"
@@ -107,8 +117,8 @@ async def _tell_once(order: Json, emit: Emit) -> None:
         text = await entries.get.aio(order["request"]["run_id"], None)
     except Exception as error:
         raise trouble(error) from error
-    if text:
-        emit({"event": "progress", **json.loads(text)})
+    progress: Json = json.loads(text) if text else {}
+    return progress
 
 
 async def _tell_logs(app: modal.App, emit: Emit) -> None:
@@ -216,8 +226,10 @@ async def _attach(order: Json, emit: Emit) -> None:
     """Watch a run that somebody else started; without its call's id only its progress can be told."""
     import modal
 
-    if order["call_id"]:
-        await watch(modal.FunctionCall.from_id(order["call_id"]), order, None, emit)
+    # The driver that is alive now, which may be another than the one that was started.
+    call_id = (await _progress_of(order)).get("call_id") or order["call_id"]
+    if call_id:
+        await watch(modal.FunctionCall.from_id(call_id), order, None, emit)
     else:
         await _tell_progress(order["name"], order.get("environment"), order["request"]["run_id"], emit)
 

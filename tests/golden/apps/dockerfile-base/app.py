@@ -66,7 +66,7 @@ class Worker:
 
 @app.function(image=driver_image, volumes=data_volumes, timeout=86400)
 async def drive(request: str) -> str:
-    return await modalbatch.drive(JOB, request, Worker().process.map.aio)
+    return await modalbatch.drive(JOB, request, Worker().process.map.aio, successor=drive.spawn.aio)
 
 
 @app.function(image=driver_image, volumes=data_volumes, timeout=3600)

@@ -59,7 +59,7 @@ class Worker:
 
 @app.function(image=image, secrets=secrets, timeout=86400)
 async def drive(request: str) -> str:
-    return await modalbatch.drive(JOB, request, Worker().process.map.aio)
+    return await modalbatch.drive(JOB, request, Worker().process.map.aio, successor=drive.spawn.aio)
 
 
 @app.function(image=image, secrets=secrets, timeout=3600)
