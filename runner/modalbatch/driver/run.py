@@ -59,8 +59,8 @@ REPORT_S = 0.5
 MAX_PLANS = 5
 #: Rounds of feeding what came back without a receipt, in which nothing moved on.
 MAX_ROUNDS = 3
-#: A driver that hands over waits for this share of its life for what is out.
-HAND_OVER_SHARE = 0.05
+#: A driver that hands over waits so long for what is out: a share of its life, but at least some seconds.
+HAND_OVER_SHARE, HAND_OVER_S = 0.05, 60.0
 #: Seconds after which a split that others could help with is a straggler.
 STRAGGLER_S = 5.0
 
@@ -164,8 +164,9 @@ class Run:
         """The whole run; its outcome."""
         started = time.monotonic()
         if self._successor and self.request.driver_life_s:
-            self._ends_at = asyncio.get_running_loop().time() + self.request.driver_life_s
-            self._leaves_at = self._ends_at + HAND_OVER_SHARE * self.request.driver_life_s
+            life_s = self.request.driver_life_s
+            self._ends_at = asyncio.get_running_loop().time() + life_s
+            self._leaves_at = self._ends_at + max(HAND_OVER_S, HAND_OVER_SHARE * life_s)
         try:
             outcome = await self.run()
         except Exception as error:
