@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import run_job
-from modalbatch.job import Handler, Job, OnError, Retries, Sink, Source, Split
+from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source, Split
 from modalbatch.records import Manifest
 from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink
 
 HANDLER = """
+import time
 from modalbatch import Reject
 
 def work(record):
+    time.sleep(SECONDS)
     if record.get("bad"):
         raise Reject("not one of ours")
     if record.get("skip"):
@@ -35,10 +37,10 @@ retries: {max_retries: 0}
 class Sample:
     """A folder with spec, handler, data, and the sink of runs under `tests/harness.py`."""
 
-    def __init__(self, folder: Path, *, compression: str = "none") -> None:
+    def __init__(self, folder: Path, *, compression: str = "none", seconds: float = 0) -> None:
         self.folder, self.n_runs = folder, 0
         (folder / "data").mkdir(parents=True)
-        (folder / "sample_handlers.py").write_text(HANDLER)
+        (folder / "sample_handlers.py").write_text(HANDLER.replace("SECONDS", f"{seconds}"))
         self.spec = folder / "sample.yaml"
         self.spec.write_text(SPEC.replace("COMPRESSION", compression).lstrip())
         self.job = Job(
@@ -88,6 +90,16 @@ class Sample:
         found = self.sink().newest()
         assert found is not None
         return found
+
+
+def divided(folder: Path) -> Sample:
+    """A sample that was run once, and whose only range was longer than its time allowed: its pieces are live."""
+    made = Sample(folder, seconds=0.05)
+    made.job = replace(made.job, source=replace(made.job.source, split=Split(files=10)), compute=Compute(timeout_s=2))
+    made.write("a.jsonl", 90, bad=4).write("b.jsonl", 5)
+    made.run()
+    assert any(unit.is_piece for _, receipt in made.sink().live(made.manifest()) for unit in receipt.units)
+    return made
 
 
 def filled(folder: Path, *, compression: str = "none", bad: int = 0, delivery: str = "exactly_once") -> Sample:

@@ -111,6 +111,7 @@ def test_next_to_the_data(modalbatch, applied, work):
     assert plan == {key: value for key, value in here.items() if key not in ("ok", "engine")}
     assert [part["uri"] for part in parts["parts"]] == [str(work / path) for path in modalbatch("ls").out.split()]
     assert proof == modalbatch("verify", "--json").json
+    assert proof == modalbatch("verify", "squares.yaml", "--engine", "local", "--json").json
 
 
 def test_a_sink_on_a_volume(modalbatch, squares, work):
@@ -122,7 +123,17 @@ def test_a_sink_on_a_volume(modalbatch, squares, work):
     assert all(line.startswith("volume://squares-out/here/part-") for line in listed.out.splitlines())
     assert len(modalbatch("cat").out.splitlines()) == 10
     assert modalbatch("verify").code == 0
+    here, there = modalbatch("verify", "--here", "--json"), modalbatch("verify", "--json")
+    assert (there.code, there.json) == (0, here.json)
     assert modalbatch("plan", "squares.yaml", "--detailed-exitcode").code == 0
+    (name,) = listed.out.splitlines()[:1]
+    (work / "other").write_text("{}\n")
+    path = name.removeprefix("volume://squares-out")
+    put = ("local", "--", str(BIN / "modal"), "volume", "put", "--force", "squares-out", "other", path)
+    assert modalbatch(*put).code == 0
+    damaged = modalbatch("verify", "squares.yaml")
+    assert damaged.code == 1
+    assert damaged.out.startswith(f"altered: {name.rpartition('/')[2]}: it has 3 bytes")
     removed = modalbatch("rm", "--yes", "--json")
     assert (removed.code, removed.json["foreign"]) == (0, 0)
     assert modalbatch("ls").code == 2

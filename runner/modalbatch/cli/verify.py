@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -14,6 +15,8 @@ from modalbatch.sources import Source
 
 #: Objects between two words about progress on a terminal.
 _STEP = 100
+#: A sink of so many bytes is read by many containers, where there are many.
+_LARGE_BYTES = 8 << 30
 
 
 @click.command("verify")
@@ -23,26 +26,71 @@ _STEP = 100
 @click.option(
     "--strict", is_flag=True, help="Exit 1 for extra objects, too: what `part-*` finds besides the live parts."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["modal", "local"]),
+    help="Have the parts read by the containers of the job's app, many at the same time.",
+)
+@click.option("--here", is_flag=True, help="Read everything on this machine, a volume and a large sink, too.")
 @json_option
-def command(operand: str | None, with_source: bool, quick: bool, strict: bool, as_json: bool) -> int:
+def command(  # noqa: PLR0917 click passes them by name
+    operand: str | None,
+    with_source: bool,
+    quick: bool,
+    strict: bool,
+    engine: str | None,
+    here: bool,
+    as_json: bool,
+) -> int:
     """Prove from storage alone that OPERAND accounts for every record exactly once.
 
     OPERAND is a spec, a sink, a job or a run; default: the last run here. Names each object that is missing, altered
-    or duplicated, and exits 1 if there is one.
+    or duplicated, and exits 1 if there is one. The containers of the job's app read what lies on a volume, and what is
+    large and on Modal.
     """
-    from modalbatch.driver.verify import verify
-
+    if engine and here:
+        raise UsageError("`--engine` and `--here` exclude each other")
     found = find_target(operand)
-    with opened(found) as sink:
-        source = _source(found) if with_source else None
-        told = _tell if sys.stderr.isatty() and not as_json else None
-        proof = verify(sink, source=source, reads_parts=not quick, told=told)
+    if engine and not isinstance(found, Target):
+        raise UsageError("`--engine` needs a spec, not a sink", hint="modalbatch verify SPEC --engine local")
+    if isinstance(found, Target) and not here and (engine or _is_better_there(found, quick or with_source)):
+        proof = _verify_there(found, engine, with_source=with_source, quick=quick)
+    else:
+        proof = _verify_here(found, with_source=with_source, quick=quick, is_told=sys.stderr.isatty() and not as_json)
     is_ok = proof.is_whole and not (strict and proof.n_extras)
     if as_json:
         print_json({**proof.to_json(), "ok": is_ok})
     else:
         _print(proof, is_ok, quick)
     return 0 if is_ok else 1
+
+
+def _verify_here(found: Found, *, with_source: bool, quick: bool, is_told: bool) -> Proof:
+    from modalbatch.driver.verify import verify
+
+    with opened(found) as sink:
+        source = _source(found) if with_source else None
+        return verify(sink, source=source, reads_parts=not quick, told=_tell if is_told else None)
+
+
+def _verify_there(target: Target, engine: str | None, *, with_source: bool, quick: bool) -> Proof:
+    from modalbatch.cli.remote import ask_app
+
+    answer = ask_app(target, "verify", engine=engine, source=with_source, reads_parts=not quick)
+    return Proof.from_json(answer)
+
+
+def _is_better_there(target: Target, is_small: bool) -> bool:
+    """Whether containers next to the data read it better than this machine."""
+    from modalbatch.engines.choose import choose_engine
+
+    if target.sink_uri.startswith("volume://"):
+        return True
+    if is_small or "://" not in target.sink_uri or choose_engine(None, os.environ).kind == "local":
+        return False
+    with opened(target) as sink:
+        manifest = sink.newest()
+    return manifest is not None and manifest.part_bytes >= _LARGE_BYTES
 
 
 def _source(found: Found) -> Source:

@@ -1,20 +1,60 @@
-"""What one part really holds: hash and records. Runs on: both. Reads it once; memory: one block."""
+"""What one part really holds: hash and records. Runs on: both. Reads it once; memory: one block.
+
+Owns the batches in which many parts are read by many containers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 from modalbatch.driver.proof import Finding
-from modalbatch.errors import CorruptInputError, NotFoundError
+from modalbatch.errors import CorruptInputError, NotFoundError, UnavailableError
 from modalbatch.formats.compression import infer_compression, open_decompressor
-from modalbatch.records import Part
+from modalbatch.records import Part, encode
 from modalbatch.stores import Store
 
 _BLOCK_BYTES = 1 << 20
 #: Every read makes a buffer: for a small part a block costs more than the part.
 _SMALL_BYTES = 16 << 10
+#: What one container reads at a time: so many bytes or parts.
+_BATCH_BYTES, _BATCH_PARTS = 256 << 20, 200
+#: Parts that one container reads at the same time.
+_READERS = 8
+
+#: From requests (JSON text) to answers, in any order: `inspect.map`, or what a test puts in its place.
+MapChecks = Callable[[Iterator[str]], Iterable[str]]
+
+
+def map_checks(parts: Iterable[Part], send: MapChecks) -> Iterator[Finding]:
+    """`check_content` of many parts, each batch in whatever container takes it; see `answer_check`."""
+    for answer in send(encode({"verb": "check", "parts": batch}) for batch in _batches(parts)):
+        data = json.loads(answer)
+        if "error" in data:
+            raise UnavailableError(data["error"]["message"], hint=data["error"]["hint"])
+        yield from (Finding(*finding) for finding in data["findings"])
+
+
+def answer_check(store: Store, parts: Iterable[list[Any]]) -> list[Finding]:
+    """What is wrong with the parts of one batch."""
+    with ThreadPoolExecutor(_READERS, "modalbatch-check") as threads:
+        found = threads.map(lambda part: check_content(store, Part(*part)), parts)
+        return [finding for finding in found if finding]
+
+
+def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
+    for part in parts:
+        if batch and (len(batch) >= _BATCH_PARTS or sum(item.bytes for item in batch) + part.bytes > _BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(part)
+    if batch:
+        yield batch
 
 
 def check_content(store: Store, part: Part) -> Finding | None:

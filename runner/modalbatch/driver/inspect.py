@@ -7,10 +7,11 @@ works it out next to the data where the command has no access. Writes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from modalbatch.driver import runs
+from modalbatch.driver.content import answer_check
 from modalbatch.driver.index import Group
 from modalbatch.driver.plan import Plan, check_owner, plan
 from modalbatch.driver.reason import changed, leaves
@@ -24,14 +25,15 @@ from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
 
 
-def inspect(job: Mapping[str, Any], request: str) -> str:
+def inspect(job: Mapping[str, Any], request: str, spread: Callable[..., Iterable[str]] | None = None) -> str:
     """Answer one verb, JSON text both ways.
 
-    `request`: {"verb": `plan`, `ls`, `verify` or `runs`, its options, and the fields of `runs.Request`}.
+    `request`: {"verb": `plan`, `ls`, `verify`, `check` or `runs`, its options, and the fields of `runs.Request`}.
+    `spread`: `inspect.map`, with which `verify` has the parts read by other containers.
     Never raises: what went wrong is {"error": {message, hint, exit_code, …}}.
     """
     try:
-        return encode(_answer(Job.from_json(dict(job)), json.loads(request)))
+        return encode(_answer(Job.from_json(dict(job)), json.loads(request), spread))
     except ModalbatchError as error:
         return encode({"error": error.to_json() | {"exit_code": error.exit_code}})
     except Exception as error:  # the caller must learn of it, whatever it is
@@ -39,10 +41,15 @@ def inspect(job: Mapping[str, Any], request: str) -> str:
         return encode({"error": found.to_json() | {"exit_code": found.exit_code}})
 
 
-def _answer(job: Job, asked: Json) -> Json:
+def _answer(job: Job, asked: Json, spread: Callable[..., Iterable[str]] | None) -> Json:
     verb = asked.pop("verb")
     options = {name: asked.pop(name) for name in list(asked) if name not in runs.Request.__slots__}
     request = runs.Request(**asked)
+
+    def send(checks: Iterator[str]) -> Iterable[str]:
+        assert spread
+        return spread((encode(json.loads(text) | asked) for text in checks), order_outputs=False)
+
     sink = open_sink(job, request.roots, in_container=True)
     sink.refresh()
     source = open_source(
@@ -61,7 +68,9 @@ def _answer(job: Job, asked: Json) -> Json:
             sink,
             source=source if options.get("source") else None,
             reads_parts=options.get("reads_parts", True),
+            send=send if spread else None,
         ).to_json(),
+        "check": lambda: {"findings": answer_check(sink.store, options["parts"])},
         "runs": lambda: {"runs": list(runs.list_runs(sink))},
     }
     return verbs[verb]()

@@ -56,3 +56,19 @@ class Proof:
             "extras": [finding._asdict() for finding in self.extras],
             "n_extras": self.n_extras,
         }
+
+    @classmethod
+    def from_json(cls, data: Json) -> Proof:
+        """What `to_json` wrote."""
+        return cls(
+            manifest=data["manifest"],
+            is_complete=data["complete"],
+            n_receipts=data["receipts"],
+            n_parts=data["parts"],
+            part_bytes=data["part_bytes"],
+            counts=Counts.from_json(data["counts"]),
+            problems=tuple(Finding(**finding) for finding in data["problems"]),
+            n_problems=data["n_problems"],
+            extras=tuple(Finding(**finding) for finding in data["extras"]),
+            n_extras=data["n_extras"],
+        )

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from modalbatch.driver.content import check_content
+from modalbatch.driver.content import MapChecks, check_content, map_checks
 from modalbatch.driver.proof import Finding, Proof
 from modalbatch.driver.runs import list_runs
 from modalbatch.errors import BusyError, NotFoundError, StateError
@@ -54,6 +54,7 @@ _TRIES = 3
 _SCHEMA = """
 CREATE TABLE object (name TEXT PRIMARY KEY, bytes INTEGER, live INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE named (name TEXT PRIMARY KEY, receipt TEXT) WITHOUT ROWID;
+CREATE TABLE unread (name TEXT, bytes INTEGER, sha256 TEXT, records INTEGER);
 CREATE TABLE unit (
   id TEXT PRIMARY KEY, stem TEXT, uri TEXT, identity TEXT, start INTEGER, end INTEGER, low INTEGER, high INTEGER,
   receipt TEXT
@@ -68,18 +69,19 @@ def verify(
     source: Source | None = None,
     reads_parts: bool = True,
     told: Callable[[int], None] | None = None,
+    send: MapChecks | None = None,
 ) -> Proof:
     """Prove the sink, or say what is wrong with which object.
 
     `source`: also compare with what the source holds now. `reads_parts`: hash and count the content of every part, else
-    only compare sizes. `told` hears how many objects were read.
+    only compare sizes. `told` hears how many objects were read. `send`: other containers read the parts.
 
     Raises:
         BusyError: runs keep publishing while it reads.
     """
     for _ in range(_TRIES):
         sink.refresh()
-        verifier = _Verifier(sink, reads_parts, told)
+        verifier = _Verifier(sink, reads_parts, told, send)
         try:
             proof = verifier.run(source)
         finally:
@@ -92,15 +94,19 @@ def verify(
 class _Verifier:
     """State of one reading of the sink."""
 
-    def __init__(self, sink: ObjectSink, reads_parts: bool, told: Callable[[int], None] | None) -> None:
-        self._sink, self._reads_parts, self._told = sink, reads_parts, told
+    def __init__(
+        self, sink: ObjectSink, reads_parts: bool, told: Callable[[int], None] | None, send: MapChecks | None
+    ) -> None:
+        self._sink, self._reads_parts, self._told, self._send = sink, reads_parts, told, send
         self._problems: list[Finding] = []
         self._extras: list[Finding] = []
         self._n_problems = self._n_extras = self._n_read = 0
         self._n_receipts = self._n_parts = self._part_bytes = 0
         self._sums: Counter[str] = Counter()
         self._folder = tempfile.TemporaryDirectory(prefix="modalbatch-verify-")
-        self._db = sqlite3.connect(Path(self._folder.name) / "verify.db", isolation_level=None)
+        # A map reads its input in a thread of its own.
+        path = Path(self._folder.name) / "verify.db"
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.executescript(_SCHEMA)
@@ -127,6 +133,7 @@ class _Verifier:
                 for name, data in self._lines(segment):
                     self._check_line(name, data)
             self._settle(0)
+            self._check_elsewhere()
             self._check_totals(manifest)
             self._check_coverage()
             is_complete = self._check_success(manifest, runs)
@@ -272,8 +279,18 @@ class _Verifier:
         self._db.execute("UPDATE object SET live = 1 WHERE name = ?", (part.name,))
         if row[0] != part.bytes:
             self._problem("altered", part.name, f"it has {row[0]} bytes, its receipt says {part.bytes}")
+        elif self._reads_parts and self._send:
+            self._insert("unread", part)
         elif self._reads_parts:
             self._read(check_content, self._sink.store, part)
+
+    def _check_elsewhere(self) -> None:
+        """Parts that other containers read, in batches of neighbours in the manifest."""
+        if not self._send:
+            return
+        rows = self._db.execute("SELECT name, bytes, sha256, records FROM unread ORDER BY rowid")
+        for finding in map_checks((Part(*row) for row in rows), self._send):
+            self._problem(*finding)
 
     # -- reading, in threads
 

@@ -4,8 +4,8 @@ Owns everything of a run that needs `modal`: in a child process of the command (
 JSON lines: orders in, events out), or in a thread of `modal run`. Prints nothing for people; decides nothing about
 the run.
 
-Orders: `open` an app, `drive` it, `attach` to a call of an earlier command, tell its `progress` once, `leave`.
-Events: `opened`, `started`, `progress`, `log`, `outcome`, `error`.
+Orders: `open` an app, `drive` it or have it `inspect` its sink, `attach` to a call of an earlier command, tell its
+`progress` once, `leave`. Events: `opened`, `started`, `progress`, `log`, `outcome`, `answer`, `error`.
 """
 
 from __future__ import annotations
@@ -245,6 +245,8 @@ async def _open(order: Json, orders: AsyncIterator[Json], emit: Emit) -> None:
                 todo = await _next(orders)
                 if todo is not None and todo["do"] == "drive":
                     await _until_left(orders, conduct(module.drive, todo, app, emit))
+                elif todo is not None and todo["do"] == "inspect":
+                    await _until_left(orders, _ask(module.inspect, todo, emit))
             except ModalbatchError as error:
                 failure = error
     except Exception as error:
@@ -252,6 +254,14 @@ async def _open(order: Json, orders: AsyncIterator[Json], emit: Emit) -> None:
         raise failure or trouble(error) from error
     if failure is not None:
         raise failure
+
+
+async def _ask(inspect: modal.Function[..., Any, Any], order: Json, emit: Emit) -> None:
+    try:
+        answer = json.loads(await inspect.remote.aio(encode(order["request"])))
+    except Exception as error:
+        raise trouble(error) from error
+    emit({"event": "answer", "answer": answer})
 
 
 async def _until_left(orders: AsyncIterator[Json], work: Coroutine[Any, Any, None]) -> None:

@@ -7,23 +7,38 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from modalbatch.driver.content import answer_check
 from modalbatch.driver.verify import verify
-from modalbatch.errors import BusyError
-from modalbatch.records import Manifest, encode, manifest_name, parse_manifest_name, seal
+from modalbatch.errors import BusyError, UnavailableError
+from modalbatch.records import Manifest, encode, manifest_name, parse_manifest_name, seal, total
 from modalbatch.sinks import open_existing
 from modalbatch.sources import open_source
 from modalbatch.stores import open_store
-from sample_sink import Sample, filled
+from sample_sink import Sample, divided, filled
 
-N_MUTATIONS = 300
+N_MUTATIONS = 700
 
 
 def prove(out: Path, **options):
     return verify(open_existing(open_store(f"{out}/")), **options)
+
+
+def elsewhere(out: Path):
+    """As other containers answer: text both ways, in any order."""
+
+    def send(requests):
+        store, texts = open_store(f"{out}/"), list(requests)
+        for text in reversed(texts):
+            asked = json.loads(text)
+            assert asked.pop("verb") == "check"
+            yield encode({"findings": answer_check(store, **asked)})
+
+    return send
 
 
 def assert_whole(out: Path, **options) -> None:
@@ -37,11 +52,13 @@ def plain(tmp_path_factory) -> Sample:
     return filled(tmp_path_factory.mktemp("plain"))
 
 
-@pytest.fixture(scope="module", params=["none", "gz", "zst", "dead", "history", "attempts"])
+@pytest.fixture(scope="module", params=["none", "gz", "zst", "dead", "history", "attempts", "divided"])
 def finished(request, tmp_path_factory) -> Sample:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "dead":
         return filled(folder, bad=3)
+    if request.param == "divided":
+        return divided(folder)
     if request.param == "attempts":
         return filled(folder, delivery="at_least_once")
     if request.param == "history":
@@ -154,10 +171,10 @@ class Mutation:
 
 def test_every_random_damage_is_named(finished: Sample) -> None:
     dice = random.Random(20261123)
-    for number in range(N_MUTATIONS // 6):
+    for number in range(N_MUTATIONS // 7):
         mutation = Mutation(finished.out, dice)
         said = mutation.apply()
-        proof = prove(finished.out)
+        proof = prove(finished.out, send=elsewhere(finished.out) if number % 2 else None)
         found = proof.extras if mutation.is_extra else proof.problems
         assert {finding.object for finding in found} & set(mutation.names), (number, said, proof)
         assert proof.is_whole == mutation.is_extra, (number, said)
@@ -176,6 +193,41 @@ def test_a_whole_sink_is_whole(finished: Sample) -> None:
         manifest.n_receipts,
     )
     assert proof.is_complete == (manifest.counts.dead == 0)
+
+
+def test_many_containers_say_what_one_says(finished: Sample) -> None:
+    assert prove(finished.out, send=elsewhere(finished.out)) == prove(finished.out)
+
+
+def test_a_container_that_cannot_read_is_no_proof(plain: Sample) -> None:
+    answer = encode({"error": {"message": "access denied", "hint": "check the credentials"}})
+    with pytest.raises(UnavailableError, match="access denied"):
+        prove(plain.out, send=lambda requests: [answer for _ in requests])
+
+
+def test_lines_between_two_pieces_are_missed(tmp_path: Path) -> None:
+    made = divided(tmp_path)
+    sink = made.sink()
+    manifest = made.manifest()
+    live = dict(sink.live(manifest))
+    gone = max(live, key=lambda name: live[name].units[0].low)
+    rest = [receipt for name, receipt in live.items() if name != gone]
+    data = b"".join(
+        encode({"name": name, **receipt.to_json()}).encode() + b"\n" for name, receipt in live.items() if name != gone
+    )
+    segment = replace(manifest.segments[0], sha256=hashlib.sha256(data).hexdigest(), receipts=len(rest))
+    sink.store.replace(segment.name, data)
+    forged = replace(
+        manifest,
+        segments=(segment,),
+        counts=total(receipt.counts for receipt in rest),
+        n_receipts=len(rest),
+        part_bytes=sum(part.bytes for receipt in rest for part in receipt.parts),
+    )
+    sink.store.replace(manifest_name(manifest.number), forged.to_bytes())
+    sink.mark_success(forged)
+    problems = [finding.message for finding in prove(made.out).problems]
+    assert {message[:24] for message in problems} == {"no split covers the line"}
 
 
 def test_a_copied_sink_is_whole(finished: Sample, tmp_path: Path) -> None:

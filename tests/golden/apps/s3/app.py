@@ -64,7 +64,7 @@ async def drive(request: str) -> str:
 
 @app.function(image=image, secrets=secrets, timeout=3600)
 def inspect(request: str) -> str:  # planning, listing and verifying, next to the data
-    return modalbatch.inspect(JOB, request)
+    return modalbatch.inspect(JOB, request, inspect.map)
 
 
 @app.local_entrypoint()
