@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import run_job
+from modalbatch.driver.verify import verify
 from modalbatch.job import Handler, Job, OnError, Retries, Sink, Source
 from modalbatch.records import parse_receipt_name
 from modalbatch.runtime import slot
+from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink
-from modalbatch.stores.local import LocalStore
 
 N_FILES = 6
 N_RECORDS = 8
@@ -82,7 +83,8 @@ def forked_slots() -> Any:
         subprocess.Popen = popen  # type: ignore[misc]
 
 
-def make_job(folder: Path) -> Job:
+def make_job(folder: Path, sink: Sink | None = None) -> Job:
+    """`sink`: elsewhere than in the folder."""
     (folder / "data").mkdir()
     for file in range(N_FILES):
         lines = [json.dumps({"file": file, "n": n}) + "\n" for n in range(N_RECORDS)]
@@ -92,10 +94,14 @@ def make_job(folder: Path) -> Job:
         name="killed",
         handler=Handler(call="killed_handler:work"),
         source=Source(uris=("data/*.jsonl",)),
-        sink=Sink(uri="out/"),
+        sink=sink or Sink(uri="out/"),
         retries=Retries(max_retries=0),
         on_error=OnError(max_failed=1000),
     )
+
+
+def sink_of(job: Job, folder: Path) -> ObjectSink:
+    return open_sink(job, {"": f"{folder}/"})
 
 
 def run_in_process(job: Job, folder: Path, *, run_id: str, kill_at: int | None = None) -> int:
@@ -104,7 +110,7 @@ def run_in_process(job: Job, folder: Path, *, run_id: str, kill_at: int | None =
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     try:
-        counter = _arm(folder / "out", kill_at)
+        counter = _arm(folder / "out", kill_at) if "://" not in job.sink.uri else _arm_requests(kill_at)
         with forked_slots():
             engine = {"kind": "local", "home": "here", "id": run_id}
             outcome = run_job(job, folder, run_id=run_id, engine=engine)
@@ -137,9 +143,30 @@ def _arm(sink_path: Path, kill_at: int | None) -> list[int]:
     return counter
 
 
-def done_files(folder: Path) -> set[int]:
+def _arm_requests(kill_at: int | None) -> list[int]:
+    """A point before each request to the store, and one between its being carried out and its reply being known."""
+    from botocore.httpsession import URLLib3Session
+
+    counter, pid, send = [0], os.getpid(), URLLib3Session.send
+
+    def point() -> None:
+        if os.getpid() == pid:
+            if counter[0] == kill_at:
+                os.kill(pid, signal.SIGKILL)
+            counter[0] += 1
+
+    def counted_send(session: Any, request: Any) -> Any:
+        point()
+        reply = send(session, request)
+        point()
+        return reply
+
+    URLLib3Session.send = counted_send
+    return counter
+
+
+def done_files(sink: ObjectSink) -> set[int]:
     """Files whose splits have a receipt."""
-    sink = ObjectSink(LocalStore(str(folder / "out")))
     names = [entry.name for entry in sink.store.list() if parse_receipt_name(entry.name)]
     receipts = [receipt for name in names if (receipt := sink.read_receipt(name))]
     return {int(Path(unit.uri).stem) for receipt in receipts for unit in receipt.units}
@@ -151,9 +178,8 @@ def calls(folder: Path) -> Counter[int]:
     return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
 
 
-def what_is_wrong(folder: Path) -> str | None:
+def what_is_wrong(sink: ObjectSink) -> str | None:
     """Compare a finished sink with the one result that there is."""
-    sink = ObjectSink(LocalStore(str(folder / "out")))
     manifest = sink.newest()
     if manifest is None:
         return "no manifest"
@@ -175,6 +201,9 @@ def what_is_wrong(folder: Path) -> str | None:
     letters = [json.loads(line)["record"] for name in dead for line in sink.store.read(name).splitlines()]
     if sorted(letter["file"] for letter in letters) != list(range(N_FILES)):
         return "dead letters are not one for each file"
+    proof = verify(sink)
+    if not proof.is_whole or proof.n_extras:
+        return f"verify says {proof.problems or proof.extras}"
     success = sink.success()
     if success is None or success["manifest"] != manifest.number:
         return f"_SUCCESS says {success}"
