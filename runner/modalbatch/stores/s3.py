@@ -10,20 +10,21 @@ import base64
 import binascii
 import hashlib
 import io
-import random
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from modalbatch.errors import ModalbatchError, NotFoundError, StateError, UnavailableError
+from modalbatch.errors import ModalbatchError, StateError, UnavailableError
 from modalbatch.job import Credentials
 from modalbatch.stores import Entry
+from modalbatch.stores.listing import Item, in_byte_order, pruned
 from modalbatch.stores.s3_client import error_status, make_client, translate
+from modalbatch.stores.write_once import Refusal, create_once
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 _SINGLE_BYTES = 64 << 20
 #: Reads are multiples of this, so that smart_open never asks for more than was asked of us, rounded up.
 _BLOCK_BYTES = 256 << 10
-#: Tries of a conditional create, and of a read whose body broke; botocore retries each of them too.
-_N_TRIES = 5
 
 
 class S3Store:
@@ -59,29 +58,17 @@ class S3Store:
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
         """Objects in byte order, a page a request. After `descend` has said yes once, it is asked no more."""
-        after = ""
-        if descend:
-            for key, item in self._items(prefix, "/", ""):
-                if item:
-                    yield item
-                elif descend(key[len(self._prefix) :]):
-                    break
-                after = key
-            else:
-                return
-        for _, item in self._items(prefix, "", after):
-            if item:
-                yield item
+        return pruned(partial(self._items, prefix), descend)
 
-    def _items(self, prefix: str, delimiter: str, after: str) -> Iterator[tuple[str, Entry | None]]:
-        """Keys with their entries, and folders (`None`) when a delimiter is given."""
+    def _items(self, prefix: str, delimiter: str, after: str) -> Iterator[Item]:
         request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         request["PaginationConfig"] = {"PageSize": self._page_count}
         if delimiter:
             request["Delimiter"] = delimiter
         if after:
-            request["StartAfter"] = after
+            request["StartAfter"] = self._prefix + after
         pages = iter(self._client.get_paginator("list_objects_v2").paginate(**request))
+        n_root = len(self._prefix)
         while True:
             try:
                 page = next(pages, None)
@@ -89,12 +76,11 @@ class S3Store:
                 raise self._translate(error, "list", prefix) from error
             if page is None:
                 return
-            found: list[tuple[str, Entry | None]] = [(item["Prefix"], None) for item in page.get("CommonPrefixes", [])]
+            found: list[Item] = [(item["Prefix"][n_root:], None) for item in page.get("CommonPrefixes", [])]
             for item in page.get("Contents", []):
                 key = item["Key"]
-                found.append((key, self._entry(key, item["Size"], item["LastModified"], item["ETag"])))
-            found.sort(key=lambda pair: pair[0].encode("utf-8", "surrogatepass"))
-            yield from (pair for pair in found if pair[0] != self._prefix)
+                found.append((key[n_root:], self._entry(key, item["Size"], item["LastModified"], item["ETag"])))
+            yield from in_byte_order(found)
 
     def stat(self, name: str) -> Entry | None:
         """One HEAD request."""
@@ -150,28 +136,25 @@ class S3Store:
             "IfNoneMatch": "*",
             "ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest()),
         }
-        failure: Exception | None = None
-        for n_failed in range(1, _N_TRIES + 1):
-            try:
-                self._client.put_object(**request)
-                return True
-            except _errors() as error:
-                failure = error
-            status = error_status(failure)
-            # 304 instead of 412 was once MinIO's answer.
-            if status in (412, 304):
-                with suppress(NotFoundError):
-                    return self.read(name) == data
-            elif status == 501:
-                raise self._overwrites() from failure
-            elif 300 <= status < 500 and status not in (408, 409, 425, 429):
-                raise self._translate(failure, "write", name) from failure
-            if n_failed < _N_TRIES:
-                self._sleep(random.uniform(0.5, 1.0) * 0.2 * 2**n_failed)
-        try:
-            return self.read(name) == data
-        except ModalbatchError:
-            raise self._translate(failure or OSError("no answer"), "write", name) from failure
+        return create_once(
+            data,
+            put=lambda: self._client.put_object(**request),
+            read=lambda: self.read(name),
+            errors=_errors(),
+            judge=self._judge,
+            translate=lambda error: self._translate(error, "write", name),
+            sleep=self._sleep,
+        )
+
+    def _judge(self, error: Exception) -> Refusal:
+        status = error_status(error)
+        # 304 instead of 412 was once MinIO's answer.
+        if status in (412, 304):
+            return Refusal.TAKEN
+        if status == 501:
+            raise self._overwrites() from error
+        is_final = 300 <= status < 500 and status not in (408, 409, 425, 429)
+        return Refusal.FINAL if is_final else Refusal.AGAIN
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
         """Upload with a SHA-256 that the store checks; above 64 MiB in parts, each with its own."""
