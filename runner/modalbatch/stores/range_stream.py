@@ -1,26 +1,36 @@
 """A range of an object as a stream of whole requests. Runs on: both.
 
-Each block is one request that is answered in full or not at all, so that a broken body is asked for again and never
-seen in part.
+Each block is one request. What is shorter than the object says is asked for again and never seen in part.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+from modalbatch.errors import UnavailableError
 
 #: The first request where no end is known, and the largest of all.
 _FIRST_BYTES, _MOST_BYTES = 256 << 10, 4 << 20
+_N_TRIES = 3
+
+
+class Block(NamedTuple):
+    """The answer to one request."""
+
+    data: bytes
+    #: Of the whole object; None behind its end.
+    size_bytes: int | None
 
 
 class RangeStream(io.RawIOBase):
     """The bytes [start, end) of what `fetch` gives. Memory: one block of at most 4 MiB."""
 
-    def __init__(self, fetch: Callable[[int, int], bytes], start: int, end: int | None) -> None:
-        """`fetch(start, n_bytes)`: so many bytes, fewer at the end of the object, none behind it."""
+    def __init__(self, uri: str, fetch: Callable[[int, int], Block], start: int, end: int | None) -> None:
+        """`fetch(start, n_bytes)`: so many bytes of the object `uri`, fewer at its end, none behind it."""
         super().__init__()
-        self._fetch, self._end = fetch, end
+        self._uri, self._fetch, self._end = uri, fetch, end
         self._position = start
         self._block = memoryview(b"")
         self._size = _FIRST_BYTES if end is None else _MOST_BYTES
@@ -61,7 +71,17 @@ class RangeStream(io.RawIOBase):
     def _fill(self) -> None:
         """Order: only with an empty block."""
         size = self._size if self._end is None else min(self._size, self._end - self._position)
-        self._block = memoryview(self._fetch(self._position, size))
-        behind = self._position + len(self._block)
-        self._is_over = len(self._block) < size or behind == self._end
+        block, behind = self._whole(size), self._position + size
+        self._block = memoryview(block.data)
+        self._is_over = block.size_bytes is None or behind >= block.size_bytes or behind == self._end
         self._size = min(2 * self._size, _MOST_BYTES)
+
+    def _whole(self, n_bytes: int) -> Block:
+        for _ in range(_N_TRIES):
+            block = self._fetch(self._position, n_bytes)
+            n_left = 0 if block.size_bytes is None else max(0, block.size_bytes - self._position)
+            if len(block.data) == min(n_bytes, n_left):
+                return block
+        raise UnavailableError(
+            f"cannot read `{self._uri}`: it is cut short on the way", hint="check the network, then run `apply` again"
+        )

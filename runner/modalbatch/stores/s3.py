@@ -12,19 +12,18 @@ import hashlib
 import io
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from modalbatch.errors import ModalbatchError, StateError, UnavailableError
+from modalbatch.errors import ModalbatchError, UnavailableError
 from modalbatch.job import Credentials
 from modalbatch.stores import Entry
 from modalbatch.stores.listing import Item, in_byte_order, pruned
 from modalbatch.stores.s3_client import error_status, make_client, translate
-from modalbatch.stores.write_once import Refusal, create_once
+from modalbatch.stores.write_once import Refusal, create_once, create_unchecked, overwrites, prove_write_once
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,21 +37,24 @@ _BLOCK_BYTES = 256 << 10
 class S3Store:
     """Objects below one prefix of a bucket."""
 
-    has_conditional_create = True
-
     def __init__(
         self,
         uri: str,
         *,
         endpoint_url: str | None = None,
         credentials: Credentials | None = None,
+        is_conditional: bool = True,
         sleep: Callable[[float], None] = time.sleep,
         page_count: int = 1000,
     ) -> None:
-        """`page_count`: keys of one listing or delete request, at most 1,000."""
+        """`is_conditional`: whether to ask for write-once creation.
+
+        `page_count`: keys of one listing or delete request, at most 1,000.
+        """
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
         self.uri = f"s3://{self._bucket}/{self._prefix}"
+        self.has_conditional_create = is_conditional
         self._sleep, self._page_count = sleep, page_count
         self._client: S3Client = make_client(endpoint_url, credentials or Credentials())
 
@@ -129,6 +131,8 @@ class S3Store:
 
     def create(self, name: str, data: bytes) -> bool:
         """PUT with `If-None-Match: *`. A refusal or a lost answer is settled by reading the object back."""
+        if not self.has_conditional_create:
+            return create_unchecked(self, name, data)
         request: dict[str, Any] = {
             "Bucket": self._bucket,
             "Key": self._prefix + name,
@@ -152,7 +156,7 @@ class S3Store:
         if status in (412, 304):
             return Refusal.TAKEN
         if status == 501:
-            raise self._overwrites() from error
+            raise overwrites(self.uri, "If-None-Match") from error
         is_final = 300 <= status < 500 and status not in (408, 409, 425, 429)
         return Refusal.FINAL if is_final else Refusal.AGAIN
 
@@ -266,19 +270,7 @@ class S3Store:
 
     def probe(self) -> None:
         """Create one name twice: proves access, and that the store keeps the first."""
-        name = f"_modalbatch/probe-{uuid.uuid4().hex}"
-        try:
-            first, second = self.create(name, b"first"), self.create(name, b"second")
-        finally:
-            self.delete([name])
-        if (first, second) != (True, False):
-            raise self._overwrites()
-
-    def _overwrites(self) -> StateError:
-        return StateError(
-            f"`{self.uri}` overwrites objects that must be written once: it ignores `If-None-Match`",
-            hint="set `delivery: at_least_once`, or use a store with conditional writes",
-        )
+        prove_write_once(self, "If-None-Match")
 
     def _translate(self, error: Exception, verb: str, name: str) -> ModalbatchError:
         if isinstance(error, ModalbatchError):

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError
+from modalbatch.stores.named import named_variable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -67,15 +68,7 @@ def _keys(credentials: Credentials) -> dict[str, Any]:
         "aws_secret_access_key": credentials.secret_access_key,
         "aws_session_token": credentials.session_token,
     }
-    found: dict[str, Any] = {}
-    for keyword, name in named.items():
-        if name is None:
-            continue
-        if name not in os.environ:
-            where = f"the secret `{credentials.secret}`" if credentials.secret else "`credentials`"
-            raise UnavailableError(f"`{name}` of {where} is not set", hint=f"export {name}=…, or add it to the secret")
-        found[keyword] = os.environ[name]
-    return found
+    return {keyword: named_variable(credentials, name) for keyword, name in named.items() if name is not None}
 
 
 def _assume(session: Any, role_arn: str, endpoint_url: str | None, region: str | None) -> Any:
