@@ -162,6 +162,15 @@ class Credentials:
     # of all
     anonymous: bool = False
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables that hold them."""
+        named = (
+            self.access_key_id, self.secret_access_key, self.session_token,
+            self.connection_string, self.account_key, self.sas_token, self.service_account_json,
+        )  # fmt: skip
+        return tuple(name for name in named if name)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
