@@ -17,6 +17,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,14 @@ class Container:
 
         return ContainerClient.from_connection_string(self.connection_string, self.name)
 
+    def sas_token(self) -> str:
+        """A signature that may do everything in this container for an hour."""
+        from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+        allowed = ContainerSasPermissions(read=True, write=True, create=True, delete=True, list=True)
+        expiry = datetime.now(timezone.utc) + timedelta(hours=1)
+        return generate_container_sas(_ACCOUNT, self.name, _ACCOUNT_KEY, permission=allowed, expiry=expiry)
+
 
 def connection_string(endpoint_url: str) -> str:
     """That of the tests' account, at an endpoint (of the server, or of a proxy before it)."""
@@ -127,6 +136,7 @@ def azure_server() -> Iterator[str]:
             raise AssertionError(f"azurite does not start:\n{said}")
         yield found[1]
         process.terminate()
+        process.wait()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from modalbatch.errors import ModalbatchError, UnavailableError
+from modalbatch.errors import ModalbatchError, NotFoundError, UnavailableError
 from modalbatch.job import Credentials
 from modalbatch.stores import Entry
 from modalbatch.stores.azure_client import BLOCK_BYTES, error_code, error_status, make_client, translate
@@ -40,17 +40,20 @@ class AzureStore:
         is_conditional: bool = True,
         sleep: Callable[[float], None] = time.sleep,
         page_count: int = 5000,
+        timeout_s: float = 60.0,
     ) -> None:
         """`endpoint_url`: of the account. `is_conditional`: whether to ask for write-once creation.
 
-        `page_count`: names of one listing request, at most 5,000.
+        `page_count`: names of one listing request, at most 5,000. `timeout_s`: how long an answer may stall.
         """
         container, _, prefix = uri.removeprefix("az://").partition("/")
         self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
         self.uri = f"az://{container}/{self._prefix}"
         self.has_conditional_create = is_conditional
         self._sleep, self._page_count = sleep, page_count
-        self._client: ContainerClient = make_client(container, endpoint_url, credentials or Credentials(), sleep)
+        self._client: ContainerClient = make_client(
+            container, endpoint_url, credentials or Credentials(), pause=sleep, timeout_s=timeout_s
+        )
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
         """Blobs in byte order, a page a request.
@@ -126,6 +129,8 @@ class AzureStore:
             except _errors() as error:
                 if error_status(error) == 416:
                     return Block(b"", None)
+                if error_status(error) == 412 and self.stat(name) is None:
+                    raise NotFoundError(f"`{self.uri}{name}` does not exist") from error
                 raise self._translate(error, "read", name) from error
 
         return cast("BinaryIO", RangeStream(f"{self.uri}{name}", fetch, start, end))

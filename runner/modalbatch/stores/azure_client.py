@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError
+from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError, first_line
 from modalbatch.stores.named import named_variable
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Larger files go in blocks of this size; smaller ones are in memory while they are sent.
 BLOCK_BYTES = 8 << 20
-#: Tries of a request after the first.
-_N_RETRIES = 4
+#: Tries of a request after the first: after 2, 4 and 8 seconds, a second more or less.
+_N_RETRIES = 3
 
 _NO_CONTAINER = {"ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
 _DENIED = {
@@ -34,30 +34,33 @@ _DENIED = {
 
 
 def make_client(
-    container: str, endpoint_url: str | None, credentials: Credentials, pause: Callable[[float], None]
+    container: str,
+    endpoint_url: str | None,
+    credentials: Credentials,
+    *,
+    pause: Callable[[float], None],
+    timeout_s: float = 60.0,
 ) -> ContainerClient:
-    """A client whose failed requests are repeated with growing pauses.
+    """A client whose failed requests are repeated with growing pauses. `timeout_s`: how long an answer may stall.
 
     Raises:
         UnavailableError: azure-storage-blob is missing, or the account, or a named variable.
     """
     try:
-        from azure.core.pipeline.transport import RequestsTransport
         from azure.storage.blob import ContainerClient, ExponentialRetry
     except ImportError:
         raise UnavailableError("Azure needs azure-storage-blob", hint="pip install 'modalbatch[azure]'") from None
 
-    class Transport(RequestsTransport):  # type: ignore[misc]
+    class Retry(ExponentialRetry):
         """Waits between two tries as the store is told to."""
 
-        def sleep(self, duration: float) -> None:
-            pause(duration)
+        def sleep(self, settings: dict[str, Any], transport: Any) -> None:
+            pause(self.get_backoff_time(settings))
 
     options: dict[str, Any] = {
-        "retry_policy": ExponentialRetry(
-            initial_backoff=0, increment_base=2, retry_total=_N_RETRIES, random_jitter_range=1
-        ),
-        "transport": Transport(connection_timeout=10, read_timeout=60),
+        "retry_policy": Retry(initial_backoff=0, increment_base=2, retry_total=_N_RETRIES, random_jitter_range=1),
+        "connection_timeout": 10,
+        "read_timeout": timeout_s,
         "max_single_put_size": BLOCK_BYTES,
         "max_block_size": BLOCK_BYTES,
         "user_agent": "modalbatch",
@@ -141,11 +144,10 @@ def translate(error: Exception, verb: str, uri: str) -> ModalbatchError:
             f"no credentials: cannot {verb} `{uri}`",
             hint="name them in `credentials`, or set AZURE_STORAGE_CONNECTION_STRING",
         )
-    return UnavailableError(f"cannot {verb} `{uri}`: {_first_line(error)}", hint="check the network and `endpoint_url`")
+    return UnavailableError(f"cannot {verb} `{uri}`: {_text(error)}", hint="check the network and `endpoint_url`")
 
 
-def _first_line(error: Exception) -> str:
+def _text(error: Exception) -> str:
     """Azure's messages go on with request ids and times."""
-    code = error_code(error)
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    code, line = error_code(error), first_line(error)
     return f"{line} ({code})" if code and code not in line else line

@@ -27,7 +27,7 @@ from modalbatch.stores.write_once import Refusal, create_once, create_unchecked,
 #: Pieces of an upload of more than 8 MiB; a broken one is sent again.
 _PIECE_BYTES = 32 << 20
 _FIELDS = "items(name,size,updated,generation),prefixes,nextPageToken"
-_TIMEOUT_S = (10.0, 60.0)
+_CONNECT_S = 10.0
 _N_DELETES = 8
 
 
@@ -44,10 +44,11 @@ class GcsStore:
         sleep: Callable[[float], None] = time.sleep,
         retry_s: float = 60.0,
         page_count: int = 1000,
+        timeout_s: float = 60.0,
     ) -> None:
         """`is_conditional`: whether to ask for write-once creation. `retry_s`: how long a failing request is repeated.
 
-        `page_count`: names of one listing request, at most 1,000.
+        `page_count`: names of one listing request, at most 1,000. `timeout_s`: how long an answer may stall.
         """
         bucket, _, prefix = uri.removeprefix("gs://").partition("/")
         self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
@@ -58,7 +59,7 @@ class GcsStore:
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         retry = DEFAULT_RETRY.with_delay(initial=0.5, maximum=16.0).with_timeout(retry_s)
-        self._again: dict[str, Any] = {"retry": retry, "timeout": _TIMEOUT_S}
+        self._again: dict[str, Any] = {"retry": retry, "timeout": (_CONNECT_S, timeout_s)}
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
         """Objects in byte order, a page a request. After `descend` has said yes once, it is asked no more."""
@@ -141,7 +142,7 @@ class GcsStore:
             return create_unchecked(self, name, data)
         return create_once(
             data,
-            put=lambda: self._upload(name, data, if_generation_match=0, retry=None, timeout=_TIMEOUT_S),
+            put=lambda: self._upload(name, data, if_generation_match=0, **{**self._again, "retry": None}),
             read=lambda: self.read(name),
             errors=_errors(),
             judge=_judge,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError
+from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError, first_line
 from modalbatch.stores.named import named_variable
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ def translate(error: Exception, verb: str, uri: str) -> ModalbatchError:
         return NotFoundError(f"`{uri}` does not exist")
     if status in (412, 304):
         return InputChangedError(f"`{uri}` changed after it was listed", hint="run `apply` again")
-    if type(error).__name__ == "RefreshError":
-        return UnavailableError(f"no credentials: cannot {verb} `{uri}`", hint="check the service account and its key")
-    text = getattr(error, "message", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    kind = type(error)
+    if kind.__module__.startswith("google.auth") and kind.__name__ != "TransportError":
+        return UnavailableError(
+            f"access denied: cannot {verb} `{uri}` ({first_line(error)})",
+            hint="check the credentials: the service account and its key",
+        )
+    text = first_line(error)
     return UnavailableError(f"cannot {verb} `{uri}`: {text}", hint="check the network and `endpoint_url`")

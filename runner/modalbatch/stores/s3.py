@@ -13,6 +13,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -46,17 +47,22 @@ class S3Store:
         is_conditional: bool = True,
         sleep: Callable[[float], None] = time.sleep,
         page_count: int = 1000,
+        n_tries: int = 5,
+        timeout_s: float = 60.0,
     ) -> None:
         """`is_conditional`: whether to ask for write-once creation.
 
-        `page_count`: keys of one listing or delete request, at most 1,000.
+        `page_count`: keys of one listing or delete request, at most 1,000. `n_tries`: of a request that fails.
+        `timeout_s`: how long an answer may stall.
         """
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
         self.uri = f"s3://{self._bucket}/{self._prefix}"
         self.has_conditional_create = is_conditional
         self._sleep, self._page_count = sleep, page_count
-        self._client: S3Client = make_client(endpoint_url, credentials or Credentials())
+        self._client: S3Client = make_client(
+            endpoint_url, credentials or Credentials(), n_tries=n_tries, timeout_s=timeout_s
+        )
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
         """Objects in byte order, a page a request. After `descend` has said yes once, it is asked no more."""
@@ -170,13 +176,27 @@ class S3Store:
                 is_checked = self._put_parts(name, path)
         except _errors() as error:
             raise self._translate(error, "write", name) from error
-        if not is_checked:
-            entry = self.stat(name)
-            if entry is None or entry.size_bytes != size_bytes:
-                raise UnavailableError(
-                    f"`{self.uri}{name}` was not stored as it was sent", hint="run `apply` again, or check the store"
-                )
+        if not is_checked and not self._is_stored(name, path, size_bytes, sha256):
+            with suppress(ModalbatchError):
+                self.delete([name])
+            raise UnavailableError(
+                f"`{self.uri}{name}` was not stored as it was sent", hint="run `apply` again, or check the store"
+            )
         path.unlink()
+
+    def _is_stored(self, name: str, path: Path, size_bytes: int, sha256: str) -> bool:
+        """Where the store did not compare: by size and ETag, which nearly everywhere is the MD5 of what was sent at
+        once; where it is not, by what can be read back."""
+        entry = self.stat(name)
+        if entry is None or entry.size_bytes != size_bytes:
+            return False
+        if size_bytes > _SINGLE_BYTES:
+            return True
+        with path.open("rb") as body:
+            if entry.identity == _hex_digest(body, hashlib.md5(usedforsecurity=False)):
+                return True
+        with self.open(name, pin=entry.pin) as stored:
+            return _hex_digest(stored, hashlib.sha256()) == sha256
 
     def _put_single(self, name: str, path: Path, sha256: str) -> bool:
         """One PUT; whether the store says that it saw the checksum."""
@@ -336,6 +356,12 @@ def _errors() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     return (BotoCoreError, ClientError, OSError)
+
+
+def _hex_digest(stream: BinaryIO, digest: hashlib._Hash) -> str:
+    while block := stream.read(_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _base64(digest: bytes) -> str:

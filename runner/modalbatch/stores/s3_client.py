@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError
+from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError, first_line
 from modalbatch.stores.named import named_variable
 
 if TYPE_CHECKING:
@@ -23,8 +23,12 @@ _ABSENT = {"NoSuchKey", "NoSuchVersion", "404"}
 _CHANGED = {"PreconditionFailed", "412"}
 
 
-def make_client(endpoint_url: str | None, credentials: Credentials) -> S3Client:
+def make_client(
+    endpoint_url: str | None, credentials: Credentials, *, n_tries: int = 5, timeout_s: float = 60.0
+) -> S3Client:
     """A client with standard retries; its session is its own, so that threads never share one.
+
+    `timeout_s`: how long an answer may stall.
 
     Raises:
         UnavailableError: boto3 is missing, or the credentials are.
@@ -37,7 +41,7 @@ def make_client(endpoint_url: str | None, credentials: Credentials) -> S3Client:
     except ImportError:
         raise UnavailableError("S3 needs boto3", hint="pip install 'modalbatch[s3]'") from None
     config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
+        retries={"mode": "standard", "max_attempts": n_tries},
         # Stores that are not AWS are often reached by a host without wildcard names.
         s3={"addressing_style": "path" if endpoint_url else "auto"},
         signature_version=UNSIGNED if credentials.anonymous else None,
@@ -45,7 +49,7 @@ def make_client(endpoint_url: str | None, credentials: Credentials) -> S3Client:
         request_checksum_calculation="when_required",
         max_pool_connections=16,
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=timeout_s,
         tcp_keepalive=True,
         user_agent_extra="modalbatch",
     )
@@ -131,4 +135,4 @@ def translate(error: Exception, verb: str, uri: str) -> ModalbatchError:
         return UnavailableError(
             f"no credentials: cannot {verb} `{uri}`", hint="name them in `credentials`, or set AWS_ACCESS_KEY_ID"
         )
-    return UnavailableError(f"cannot {verb} `{uri}`: {error}", hint="check the network and `endpoint_url`")
+    return UnavailableError(f"cannot {verb} `{uri}`: {first_line(error)}", hint="check the network and `endpoint_url`")
