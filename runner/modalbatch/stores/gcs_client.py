@@ -7,6 +7,7 @@ environment by name and go nowhere else.
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError, first_line
@@ -31,6 +32,8 @@ def make_bucket(name: str, endpoint_url: str | None, credentials: Credentials) -
         raise UnavailableError(
             "Google Cloud Storage needs google-cloud-storage", hint="pip install 'modalbatch[gcs]'"
         ) from None
+    # The client would ask for the bucket's own data in the background, which takes a right that nothing else needs.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     options = {"api_endpoint": endpoint_url} if endpoint_url else None
     try:
         # No project: it decides nothing that is asked of a bucket.
