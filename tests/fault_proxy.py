@@ -37,6 +37,8 @@ class Fault:
     message: str = "injected"
     after_bytes: int = 0
     header: str = ""
+    #: Whether it has begun, by the requests that came by before.
+    when: Callable[[list[Seen]], bool] = lambda seen: True
     #: Done in the middle of the answer, before it is cut.
     meanwhile: Callable[[], object] = lambda: None
     n_hits: int = 0
@@ -80,7 +82,8 @@ class FaultProxy:
             found = None
             for fault in self.faults:
                 is_due = fault.times is None or fault.n_hits < fault.times
-                if is_due and fault.method in (None, request.command) and re.search(fault.path, request.path):
+                is_meant = fault.method in (None, request.command) and re.search(fault.path, request.path)
+                if is_due and is_meant and fault.when(self.seen):
                     fault.n_hits += 1
                     found = fault
                     break

@@ -47,13 +47,13 @@ class S3Store:
         is_conditional: bool = True,
         sleep: Callable[[float], None] = time.sleep,
         page_count: int = 1000,
-        n_tries: int = 5,
+        n_tries: int | None = None,
         timeout_s: float = 60.0,
     ) -> None:
         """`is_conditional`: whether to ask for write-once creation.
 
-        `page_count`: keys of one listing or delete request, at most 1,000. `n_tries`: of a request that fails.
-        `timeout_s`: how long an answer may stall.
+        `page_count`: keys of one listing or delete request, at most 1,000. `n_tries`: of a request that fails, by
+        default AWS_MAX_ATTEMPTS or 5. `timeout_s`: how long an answer may stall.
         """
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"

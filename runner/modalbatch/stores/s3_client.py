@@ -24,11 +24,11 @@ _CHANGED = {"PreconditionFailed", "412"}
 
 
 def make_client(
-    endpoint_url: str | None, credentials: Credentials, *, n_tries: int = 5, timeout_s: float = 60.0
+    endpoint_url: str | None, credentials: Credentials, *, n_tries: int | None = None, timeout_s: float = 60.0
 ) -> S3Client:
     """A client with standard retries; its session is its own, so that threads never share one.
 
-    `timeout_s`: how long an answer may stall.
+    `n_tries`: of a request that fails; None: AWS_MAX_ATTEMPTS, else 5. `timeout_s`: how long an answer may stall.
 
     Raises:
         UnavailableError: boto3 is missing, or the credentials are.
@@ -41,7 +41,7 @@ def make_client(
     except ImportError:
         raise UnavailableError("S3 needs boto3", hint="pip install 'modalbatch[s3]'") from None
     config = Config(
-        retries={"mode": "standard", "max_attempts": n_tries},
+        retries={"mode": "standard", "max_attempts": n_tries or _max_attempts()},
         # Stores that are not AWS are often reached by a host without wildcard names.
         s3={"addressing_style": "path" if endpoint_url else "auto"},
         signature_version=UNSIGNED if credentials.anonymous else None,
@@ -63,6 +63,11 @@ def make_client(
         return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
         raise UnavailableError(f"no S3 client: {error}", hint="check `credentials` and `endpoint_url`") from None
+
+
+def _max_attempts() -> int:
+    text = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return int(text) if text.isdecimal() and int(text) else 5
 
 
 def _keys(credentials: Credentials) -> dict[str, Any]:
