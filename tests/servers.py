@@ -1,197 +1,34 @@
-"""Real servers on loopback for the tests: S3 (moto) and a proxy that breaks what passes through it.
+"""Real servers on loopback for the tests: S3 (moto), Azure (azurite), each with a proxy that breaks what passes.
 
 Import the fixtures where they are used: `from servers import s3_server, s3_bucket, fault_proxy`.
 """
 
 from __future__ import annotations
 
-import http.client
+import base64
+import ctypes
+import fcntl
+import os
 import re
-import socket
-import struct
-import threading
+import secrets
+import shutil
+import signal
+import subprocess
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
-_ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>injected</Message></Error>'
-_HOP_HEADERS = {"connection", "expect", "transfer-encoding", "content-length"}
-_BLOCK_BYTES = 64 << 10
+from fault_proxy import FaultProxy
 
-
-@dataclass
-class Fault:
-    """What happens to requests that match, `times` times (None: always)."""
-
-    #: `status`: answer instead of the server; `reset`: cut before it is asked; `lose_reply`: after it has answered;
-    #: `cut`: in the middle of the answer; `strip`: pass on without the header `header`.
-    kind: str
-    method: str | None = None
-    path: str = ""
-    times: int | None = 1
-    status: int = 503
-    code: str = "SlowDown"
-    after_bytes: int = 0
-    header: str = ""
-    #: Done in the middle of the answer, before it is cut.
-    meanwhile: Callable[[], object] = lambda: None
-    n_hits: int = 0
-
-
-@dataclass
-class Seen:
-    """One request that came by."""
-
-    method: str
-    path: str
-    fault: str | None
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class FaultProxy:
-    """A reverse proxy that keeps the Host header, so that signatures stay valid."""
-
-    def __init__(self, upstream_url: str) -> None:
-        parts = urlsplit(upstream_url)
-        self.upstream = (parts.hostname or "", parts.port or 80)
-        self.faults: list[Fault] = []
-        self.seen: list[Seen] = []
-        self._lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"proxy": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    def add(self, kind: str, **what: object) -> Fault:
-        """Break the next requests that match."""
-        fault = Fault(kind, **what)  # type: ignore[arg-type]
-        self.faults.append(fault)
-        return fault
-
-    def pick(self, request: BaseHTTPRequestHandler) -> Fault | None:
-        with self._lock:
-            found = None
-            for fault in self.faults:
-                is_due = fault.times is None or fault.n_hits < fault.times
-                if is_due and fault.method in (None, request.command) and re.search(fault.path, request.path):
-                    fault.n_hits += 1
-                    found = fault
-                    break
-            self.seen.append(
-                Seen(
-                    request.command,
-                    request.path,
-                    found and found.kind,
-                    {k.lower(): v for k, v in request.headers.items()},
-                )
-            )
-            return found
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: object) -> None:
-        """Broken connections are the point."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    proxy: FaultProxy
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-    def _serve(self) -> None:
-        body = self._read_body()
-        fault = self.proxy.pick(self)
-        if fault and fault.kind == "reset":
-            return self._reset()
-        if fault and fault.kind == "status":
-            return self._answer(fault)
-        upstream = http.client.HTTPConnection(*self.proxy.upstream, timeout=60)
-        try:
-            answer = self._forward(upstream, body, fault)
-            if fault and fault.kind == "lose_reply":
-                answer.read()
-                return self._reset()
-            self._relay(answer, fault)
-        finally:
-            upstream.close()
-
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
-
-    def _read_body(self) -> bytes:
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def _forward(
-        self, upstream: http.client.HTTPConnection, body: bytes, fault: Fault | None
-    ) -> http.client.HTTPResponse:
-        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-        for key, value in self.headers.items():
-            is_stripped = fault and fault.kind == "strip" and key.lower() == fault.header.lower()
-            if key.lower() not in _HOP_HEADERS and not is_stripped:
-                upstream.putheader(key, value)
-        if body or self.command in ("PUT", "POST"):
-            upstream.putheader("Content-Length", str(len(body)))
-        upstream.endheaders(body or None)
-        return upstream.getresponse()
-
-    def _relay(self, answer: http.client.HTTPResponse, fault: Fault | None) -> None:
-        self.send_response_only(answer.status, answer.reason)
-        for key, value in answer.getheaders():
-            if key.lower() not in ("connection", "transfer-encoding"):
-                self.send_header(key, value)
-        has_length = answer.getheader("Content-Length") is not None
-        is_bodiless = self.command == "HEAD" or answer.status in (204, 304)
-        data = b"" if is_bodiless or has_length else answer.read()
-        if not has_length and not is_bodiless:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if is_bodiless:
-            return None
-        self.wfile.write(data)
-        n_sent = 0
-        while block := answer.read(_BLOCK_BYTES):
-            if fault and fault.kind == "cut" and n_sent + len(block) > fault.after_bytes:
-                self.wfile.write(block[: fault.after_bytes - n_sent])
-                self.wfile.flush()
-                fault.meanwhile()
-                return self._reset()
-            self.wfile.write(block)
-            n_sent += len(block)
-        return None
-
-    def _answer(self, fault: Fault) -> None:
-        body = _ERROR.format(fault.code).encode()
-        self.send_response_only(fault.status)
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        self.connection.close()
+_TOOLS = Path(__file__).resolve().parents[1] / ".tools"
+#: The last one for Node 20 and older.
+_AZURITE = "azurite@3.35.0"
+_ACCOUNT = "modalbatch"
+_ACCOUNT_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 @dataclass
@@ -241,3 +78,121 @@ def fault_proxy(s3_server: str) -> Iterator[FaultProxy]:
     proxy = FaultProxy(s3_server)
     yield proxy
     proxy.close()
+
+
+@dataclass
+class Container:
+    """A container of an Azure account, of its own for one test."""
+
+    name: str
+    #: Of the account.
+    endpoint_url: str
+    connection_string: str
+
+    @property
+    def uri(self) -> str:
+        return f"az://{self.name}/"
+
+    def client(self):
+        """A plain client, for what the tests do behind the store's back."""
+        from azure.storage.blob import ContainerClient
+
+        return ContainerClient.from_connection_string(self.connection_string, self.name)
+
+    def sas_token(self) -> str:
+        """A signature that may do everything in this container for an hour."""
+        from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+        allowed = ContainerSasPermissions(read=True, write=True, create=True, delete=True, list=True)
+        expiry = datetime.now(timezone.utc) + timedelta(hours=1)
+        return generate_container_sas(_ACCOUNT, self.name, _ACCOUNT_KEY, permission=allowed, expiry=expiry)
+
+
+def connection_string(endpoint_url: str) -> str:
+    """That of the tests' account, at an endpoint (of the server, or of a proxy before it)."""
+    return (
+        f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_ACCOUNT_KEY};"
+        f"BlobEndpoint={endpoint_url}/{_ACCOUNT};"
+    )
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[str]:
+    """The endpoint of an azurite server."""
+    with subprocess.Popen(
+        ["node", str(_azurite()), "--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence",
+         "--disableTelemetry", "--skipApiVersionCheck", "--silent"],
+        env={**os.environ, "AZURITE_ACCOUNTS": f"{_ACCOUNT}:{_ACCOUNT_KEY}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread is forked with it
+    ) as process:  # fmt: skip
+        said = ""
+        for line in process.stdout:
+            said += line
+            if found := re.search(r"successfully listens on (http://\S+)", line):
+                break
+        else:
+            raise AssertionError(f"azurite does not start:\n{said}")
+        yield found[1]
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def azure_container(azure_server: str, monkeypatch: pytest.MonkeyPatch) -> Container:
+    """A new container, and credentials for it in the environment."""
+    text = connection_string(azure_server)
+    monkeypatch.setenv("AZURE_STORAGE_KEY", _ACCOUNT_KEY)
+    container = Container(f"test-{uuid.uuid4().hex}", f"{azure_server}/{_ACCOUNT}", text)
+    container.client().create_container()
+    return container
+
+
+@pytest.fixture
+def azure_proxy(azure_server: str) -> Iterator[FaultProxy]:
+    """A proxy before the Azure server."""
+    proxy = FaultProxy(azure_server)
+    yield proxy
+    proxy.close()
+
+
+def _azurite() -> Path:
+    """azurite's script, installed once into `.tools/`."""
+    folder = _TOOLS / "npm"
+    script = folder / "node_modules/azurite/dist/src/blob/main.js"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not script.exists():
+            _install_azurite(folder)
+    return script
+
+
+def _install_azurite(folder: Path) -> None:
+    if not _has_node():
+        pytest.skip("azurite needs node and npm, which are not here and cannot be installed")
+    done = subprocess.run(
+        ["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--loglevel=error", _AZURITE],
+        env={**os.environ, "npm_config_cache": str(_TOOLS / "npm-cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        message = f"azurite cannot be installed:\n{done.stdout}{done.stderr}"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+def _has_node() -> bool:
+    """Whether node and npm are here, Debian's if need be and root is at hand."""
+    if not (shutil.which("node") and shutil.which("npm")) and os.geteuid() == 0 and shutil.which("apt-get"):
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "nodejs", "npm"]):
+            subprocess.run(["apt-get", *words], env=environ, capture_output=True, check=False)
+    return bool(shutil.which("node") and shutil.which("npm"))
+
+
+def _die_with_parent() -> None:
+    """In the child: a killed session leaves no server behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -128,3 +128,8 @@ class InternalError(ModalbatchError):
     """A bug of modalbatch."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, for a message of ours: one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

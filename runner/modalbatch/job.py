@@ -143,16 +143,33 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Where one side's S3 credentials come from; empty means boto3's own chain."""
+    """Where one side's credentials come from; empty means the own chain of the store's client."""
 
     #: Modal secret that holds the variables named below.
     secret: str | None = None
+    # of S3
     access_key_id: str | None = None
     secret_access_key: str | None = None
     session_token: str | None = None
     role_arn: str | None = None
     profile: str | None = None
+    # of Azure
+    connection_string: str | None = None
+    account_key: str | None = None
+    sas_token: str | None = None
+    # of Google Cloud
+    service_account_json: str | None = None
+    # of all
     anonymous: bool = False
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables that hold them."""
+        named = (
+            self.access_key_id, self.secret_access_key, self.session_token,
+            self.connection_string, self.account_key, self.sas_token, self.service_account_json,
+        )  # fmt: skip
+        return tuple(name for name in named if name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

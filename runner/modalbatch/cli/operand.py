@@ -25,9 +25,9 @@ from modalbatch.sinks import open_existing, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.spec import load_spec
 from modalbatch.spec.words import listed, meant
-from modalbatch.stores import open_store
+from modalbatch.stores import OBJECT_STORES, open_store
 
-_SCHEMES = ("s3", "volume")
+_SCHEMES = (*OBJECT_STORES, "volume")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,12 +242,12 @@ def _noted(note: RunNote, state: Path) -> Found:
         return SinkOnly(sink_uri=note.sink, state_path=state, note=note)
     if target.sink_uri.rstrip("/") == note.sink.rstrip("/"):
         return target
-    sink = target.job.sink
+    sink, is_object_store = target.job.sink, note.sink.partition("://")[0] in OBJECT_STORES
     return SinkOnly(
         sink_uri=note.sink,
         state_path=target.state_path,
-        endpoint_url=sink.endpoint_url if note.sink.startswith("s3://") else None,
-        credentials=sink.credentials if note.sink.startswith("s3://") else Credentials(),
+        endpoint_url=sink.endpoint_url if is_object_store else None,
+        credentials=sink.credentials if is_object_store else Credentials(),
         note=note,
     )
 
@@ -256,7 +256,8 @@ def _at_uri(uri: str, notes: list[RunNote], state: Path) -> Found:
     scheme, _, rest = uri.partition("://")
     if scheme not in _SCHEMES or not rest.strip("/"):
         raise UsageError(
-            f"`{uri}` is no sink", hint="sinks are folders, `s3://bucket/prefix/` and `volume://name/path/`"
+            f"`{uri}` is no sink",
+            hint="sinks are folders, `s3://bucket/prefix/`, `az://…`, `gs://…` and `volume://name/path/`",
         )
     return _of_sink(f"{uri.rstrip('/')}/", notes, state)
 

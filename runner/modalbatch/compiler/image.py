@@ -18,8 +18,12 @@ from modalbatch.spec import modal_table
 
 #: What the runtime imports in containers; the versions of `uv.lock`.
 RUNTIME_PACKAGES = {"backports.zstd": "1.8.0", "isal": "1.9.1", "msgspec": "0.22.0", "smart-open": "9.0.2"}
-#: What it imports as well when a source or a sink is on S3.
-S3_PACKAGES = {"boto3": "1.44.5"}
+#: Scheme of a source or sink → what it imports as well.
+STORE_PACKAGES = {
+    "s3": {"boto3": "1.44.5"},
+    "az": {"azure-identity": "1.27.0", "azure-storage-blob": "12.31.1"},
+    "gs": {"google-cloud-storage": "3.17.1"},
+}
 
 _BASES = {
     "registry": "from_registry",
@@ -117,8 +121,9 @@ def layer(entry: Mapping[str, Any]) -> Group:
 
 
 def _runtime_packages(job: Job) -> Group:
-    is_on_s3 = any(uri.startswith("s3://") for uri in (*job.source.uris, job.sink.uri))
-    packages = {**RUNTIME_PACKAGES, **(S3_PACKAGES if is_on_s3 else {})}
+    packages = dict(RUNTIME_PACKAGES)
+    for uri in (*job.source.uris, job.sink.uri):
+        packages |= STORE_PACKAGES.get(uri.partition("://")[0], {})
     return call(".uv_pip_install", *(quote(f"{name}=={packages[name]}") for name in sorted(packages)))
 
 

@@ -50,8 +50,7 @@ def job_secrets(job: Job) -> list[SecretRef]:
         keys.setdefault(ref.name, set()).update(ref.required_keys)
     for side in (job.source.credentials, job.sink.credentials):
         if side.secret:
-            named = (side.access_key_id, side.secret_access_key, side.session_token)
-            keys.setdefault(side.secret, set()).update(filter(None, named))
+            keys.setdefault(side.secret, set()).update(side.variables)
     return [SecretRef(name=name, required_keys=tuple(sorted(required))) for name, required in keys.items()]
 
 

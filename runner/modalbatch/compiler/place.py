@@ -18,6 +18,7 @@ from modalbatch.sources.glob import Pattern, has_wildcard, split_pattern
 from modalbatch.spec import secrecy
 from modalbatch.spec.mark import Trail
 from modalbatch.spec.problem import Problems
+from modalbatch.spec.words import listed
 
 #: Suffix → format; a compression's suffix may follow.
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -25,10 +26,47 @@ FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl"}
 _OTHER_FORMATS = {
     ".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet", ".txt": "text", ".json": "JSON", ".arrow": "Arrow",
 }  # fmt: skip
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _VOLUME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20}):")
 _PARTS = tuple(f"part-0{suffix}{ending}" for suffix in FORMATS for ending in SUFFIXES.values())
+
+
+class _ObjectStore(NamedTuple):
+    """What a URI of one kind of object store looks like, and what belongs to it."""
+
+    name: str
+    #: What holds the objects, what they are called by, and the form of the first.
+    container: str
+    key: str
+    pattern: re.Pattern[str]
+    letters: str
+    #: Of `credentials`, that only it knows.
+    keys: tuple[str, ...]
+
+
+#: Scheme → its store.
+OBJECT_STORES = {
+    "s3": _ObjectStore(
+        "S3", "bucket", "key", re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
+        "3 to 63 lower-case letters, digits, dashes or dots",
+        ("access_key_id", "secret_access_key", "session_token", "role_arn", "profile"),
+    ),
+    "az": _ObjectStore(
+        "Azure", "container", "name", re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*"),
+        "3 to 63 lower-case letters, digits or single dashes; the account goes into `endpoint_url`",
+        ("connection_string", "account_key", "sas_token"),
+    ),
+    "gs": _ObjectStore(
+        "Google Cloud", "bucket", "name", re.compile(r"[a-z0-9][a-z0-9_.-]{1,220}[a-z0-9]"),
+        "3 to 222 lower-case letters, digits, dashes, underscores or dots",
+        ("service_account_json",),
+    ),
+}  # fmt: skip
+#: Schemes of other tools for the same stores.
+_OTHER_NAMES = {
+    "s3a": "s3", "s3n": "s3", "gcs": "gs",
+    "abfs": "az", "abfss": "az", "azure": "az", "wasb": "az", "wasbs": "az",
+}  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -52,7 +90,7 @@ def check_source(problems: Problems, given: Any) -> tuple[list[Place], str | Non
             has_format = "format" in long or _check_format(problems, trail, uri)
             if has_format and "://" not in uri and not long.get("allow_empty"):
                 _check_exists(problems, trail, uri)
-    _check_s3_only(problems, "source", long, [place.uri for place in places])
+    _check_keys(problems, "source", long, [place.uri for place in places])
     return places, long.get("format", "jsonl")
 
 
@@ -63,7 +101,7 @@ def check_sink(problems: Problems, given: Any) -> Place | None:
     uri = _sink_uri(problems, trail, long["uri"])
     if uri is None:
         return None
-    _check_s3_only(problems, "sink", long, [uri])
+    _check_keys(problems, "sink", long, [uri])
     return Place(uri, trail)
 
 
@@ -89,15 +127,16 @@ def _source_uri(problems: Problems, trail: Trail, text: str) -> str | None:
     if not _check_plain(problems, trail, text):
         return None
     scheme, path = _scheme(text)
-    if scheme == "s3":
-        return text if _check_bucket(problems, trail, text) else None
+    if scheme in OBJECT_STORES:
+        return text if _check_object(problems, trail, text, scheme) else None
     if scheme:
         hints = {
             "file": f"write `{secrecy.printable(path.lstrip('/') and '/' + path.lstrip('/'))[:100]}`",
             "volume": "a Modal Volume can be a sink; mount one with `volumes` to read it in the handler",
         }
         message = f"sources of the scheme `{scheme}` are not supported by this version"
-        problems.add(trail, message, hints.get(scheme, "local paths and `s3://bucket/key` are"))
+        hint = hints.get(scheme) or _other_name(scheme)
+        problems.add(trail, message, hint or f"local paths, {_forms('key')} are")
         return None
     return _local(problems, trail, text)
 
@@ -109,8 +148,8 @@ def _sink_uri(problems: Problems, trail: Trail, text: str) -> str | None:
         problems.add(trail, f"a sink is a folder, {secrecy.shown(text)} is a pattern", "write a folder such as `out/`")
         return None
     scheme, path = _scheme(text)
-    if scheme == "s3":
-        return f"{text.rstrip('/')}/" if _check_bucket(problems, trail, text) else None
+    if scheme in OBJECT_STORES:
+        return f"{text.rstrip('/')}/" if _check_object(problems, trail, text, scheme) else None
     if scheme == "volume":
         name, _, inside = path.removeprefix("//").partition("/")
         if not text.startswith("volume://") or not _VOLUME.fullmatch(name) or ".." in inside.split("/"):
@@ -120,7 +159,7 @@ def _sink_uri(problems: Problems, trail: Trail, text: str) -> str | None:
             return None
         return f"volume://{posixpath.normpath(f'{name}/{inside}')}/"
     if scheme:
-        hint = "local folders, `s3://bucket/prefix/` and `volume://name/path/` are"
+        hint = _other_name(scheme) or f"local folders, {_forms('prefix/')} and `volume://name/path/` are"
         if scheme == "file":
             hint = f"write `/{secrecy.printable(path.lstrip('/'))[:100]}`"
         problems.add(trail, f"sinks of the scheme `{scheme}` are not supported by this version", hint)
@@ -153,23 +192,36 @@ def _check_plain(problems: Problems, trail: Trail, text: str) -> bool:
 def _scheme(text: str) -> tuple[str, str]:
     """`s3` and `//bucket/key`; an empty scheme for a local path."""
     found = _SCHEME.match(text)
-    if found and (text[found.end() :].startswith("/") or found[1].lower() in ("s3", "volume")):
+    if found and (text[found.end() :].startswith("/") or found[1].lower() in (*OBJECT_STORES, "volume")):
         return found[1].lower(), text[found.end() :]
     return "", text
 
 
-def _check_bucket(problems: Problems, trail: Trail, text: str) -> bool:
-    bucket, _, key = text[5:].partition("/")
-    if not text.startswith("s3://") or not _BUCKET.fullmatch(bucket):
-        hint = "write `s3://bucket/key`; a bucket has 3 to 63 lower-case letters, digits, dashes or dots"
-        problems.add(trail, f"{secrecy.shown(text)} names no S3 bucket", hint)
+def _check_object(problems: Problems, trail: Trail, text: str, scheme: str) -> bool:
+    store = OBJECT_STORES[scheme]
+    container, _, key = text.partition("://")[2].partition("/")
+    if not text.startswith(f"{scheme}://") or not store.pattern.fullmatch(container):
+        hint = f"write `{scheme}://{store.container}/{store.key}`; a {store.container} has {store.letters}"
+        problems.add(trail, f"{secrecy.shown(text)} names no {store.name} {store.container}", hint)
         return False
     if any(segment in (".", "..") for segment in key.split("/")):
-        problems.add(
-            trail, f"{secrecy.shown(text)} has `.` or `..` in its key", "S3 knows no folders: write the key out"
-        )
+        hint = f"{store.name} knows no folders: write the {store.key} out"
+        problems.add(trail, f"{secrecy.shown(text)} has `.` or `..` in its {store.key}", hint)
         return False
     return True
+
+
+def _other_name(scheme: str) -> str | None:
+    ours = _OTHER_NAMES.get(scheme, "")
+    if ours == "az":
+        return "write `az://container/…`, and the account as `endpoint_url: https://ACCOUNT.blob.core.windows.net`"
+    return f"write `{ours}://{OBJECT_STORES[ours].container}/…`" if ours else None
+
+
+def _forms(rest: str) -> str:
+    """`s3://bucket/key`, …"""
+    forms = [f"`{scheme}://{store.container}/{rest}`" for scheme, store in OBJECT_STORES.items()]
+    return ", ".join(forms) if rest.endswith("/") else f"{', '.join(forms[:-1])} and {forms[-1]}"
 
 
 def _local(problems: Problems, trail: Trail, text: str) -> str | None:
@@ -231,10 +283,27 @@ def _matches_any(folder: Path, pattern: Pattern) -> bool:
         return True  # a folder that cannot be listed: `plan` says why
 
 
-def _check_s3_only(problems: Problems, side: str, given: dict[str, Any], uris: list[str]) -> None:
-    if not uris or any(uri.startswith("s3://") for uri in uris):
+def _check_keys(problems: Problems, side: str, given: dict[str, Any], uris: list[str]) -> None:
+    """`endpoint_url` and `credentials` are those of one store, and of a kind that it knows."""
+    schemes = sorted({uri.partition("://")[0] for uri in uris} & OBJECT_STORES.keys())
+    keys = [key for key in ("endpoint_url", "credentials") if key in given]
+    if not uris or not keys:
         return
-    for key in ("endpoint_url", "credentials"):
-        if key in given:
-            message = f"`{key}` is for `s3://`, this {side} is not on S3"
-            problems.add((side, key), message, "remove it", at_key=True)
+    if len(schemes) != 1:
+        known = listed(f"{scheme}://" for scheme in OBJECT_STORES)
+        message = f"is for {known}, this {side} is on none of them"
+        if schemes:
+            message = f"is for one store, this {side} is on {listed((f'{scheme}://' for scheme in schemes), 'and')}"
+        for key in keys:
+            hint = "make it a job for each store" if schemes else "remove it"
+            problems.add((side, key), f"`{key}` {message}", hint, at_key=True)
+        return
+    named = given.get("credentials", {})
+    foreign = (
+        (scheme, name) for scheme in OBJECT_STORES if scheme != schemes[0] for name in OBJECT_STORES[scheme].keys
+    )
+    for scheme, name in foreign if isinstance(named, dict) else ():
+        if name in named:
+            message = f"`{name}` is for `{scheme}://`, this {side} is on `{schemes[0]}://`"
+            hint = f"{listed(OBJECT_STORES[schemes[0]].keys, 'and')} are for it"
+            problems.add((side, "credentials", name), message, hint, at_key=True)

@@ -191,6 +191,10 @@ def _credentials(given: Any) -> Credentials:
         session_token=given.get("session_token"),
         role_arn=given.get("role_arn"),
         profile=given.get("profile"),
+        connection_string=given.get("connection_string"),
+        account_key=given.get("account_key"),
+        sas_token=given.get("sas_token"),
+        service_account_json=given.get("service_account_json"),
         anonymous=given.get("anonymous", False),
     )
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from modalbatch.errors import ModalbatchError
 from modalbatch.records import (
-    CONTROL,
     DEAD,
     MANIFESTS,
     OWNER,
@@ -32,7 +31,7 @@ _SEGMENT = re.compile(re.escape(MANIFESTS) + r"[0-9]{6,}\.[0-9]{4,}-[0-9a-f]{16}
 _RUN = re.compile(
     re.escape(RUNS) + r"[^/]+/(plan\.json|stop|end\.json|epoch-[0-9]+|ledger-[0-9a-f]{16}-[0-9]{6,}\.jsonl)"
 )
-_PROBE = re.compile(re.escape(CONTROL) + r"probe-[0-9a-f]{32}")
+_PROBE = re.compile(re.escape(RECEIPTS) + r"probe-[0-9a-f]{32}")
 
 #: Kind → prefix under which its objects lie and the test of a name, in the order in which they may be deleted: a crash
 #: in between leaves a sink that lists nothing which is gone, and that is still known as ours.
@@ -44,7 +43,7 @@ KINDS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "parts": (PARTS, is_ours),
     "dead": (DEAD, is_ours),
     "runs": (RUNS, lambda name: _RUN.fullmatch(name) is not None),
-    "probes": (f"{CONTROL}probe-", lambda name: _PROBE.fullmatch(name) is not None),
+    "probes": (f"{RECEIPTS}probe-", lambda name: _PROBE.fullmatch(name) is not None),
     "owner": (OWNER, OWNER.__eq__),
 }
 

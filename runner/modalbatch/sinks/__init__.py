@@ -24,6 +24,7 @@ def open_sink(job: Job, roots: Mapping[str, str], *, in_container: bool = False)
         endpoint_url=job.sink.endpoint_url,
         credentials=job.sink.credentials,
         volume_paths=volume_paths(job) if in_container else {},
+        is_conditional=job.delivery == "exactly_once",
     )
     if store.has_conditional_create and job.delivery == "exactly_once":
         from modalbatch.sinks.objects import ObjectSink

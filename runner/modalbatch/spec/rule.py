@@ -121,6 +121,13 @@ def check_volumes(value: Any) -> Iterator[Finding]:
             seen[name] = path
 
 
+#: Keys that name variables, each tuple one way to sign requests.
+_VARIABLES = (
+    ("access_key_id", "secret_access_key", "session_token"),
+    ("connection_string",), ("account_key",), ("sas_token",), ("service_account_json",),
+)  # fmt: skip
+
+
 def check_credentials(value: Any) -> Iterator[Finding]:
     """One way to get credentials."""
     if isinstance(value, str) and value != "anonymous":
@@ -130,7 +137,8 @@ def check_credentials(value: Any) -> Iterator[Finding]:
     ways = [key for key in ("secret", "role_arn", "profile", "anonymous") if value.get(key)]
     if len(ways) > 1:
         yield Finding("`{key}` has " + listed(ways, "and") + " at once", "keep one of them", (ways[1],), True)
-    named = [key for key in ("access_key_id", "secret_access_key", "session_token") if key in value]
+    named = [key for kind in _VARIABLES for key in kind if key in value]
+    kinds = [kind for kind in _VARIABLES if any(key in value for key in kind)]
     if named and "secret" not in value:
         yield Finding(
             f"`{named[0]}` names a variable of a secret, but there is no `secret`",
@@ -138,6 +146,9 @@ def check_credentials(value: Any) -> Iterator[Finding]:
             (named[0],),
             True,
         )
+    elif len(kinds) > 1:
+        other = next(key for key in kinds[1] if key in value)
+        yield Finding(f"`{{key}}` has `{named[0]}` and `{other}` at once", "keep one of them", (other,), True)
     elif ("access_key_id" in value) != ("secret_access_key" in value):
         other = "secret_access_key" if "access_key_id" in value else "access_key_id"
         yield Finding(f"`{named[0]}` needs `{other}` too", f"add `{other}: NAME_OF_THE_VARIABLE`", (named[0],), True)

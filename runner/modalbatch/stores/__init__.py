@@ -7,11 +7,15 @@ or receipts: `sources` and `sinks` are built on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from modalbatch.job import Credentials
+
+#: Scheme of an object store → its class, imported where a job has such a URI.
+OBJECT_STORES = {"s3": "s3:S3Store", "az": "azure:AzureStore", "gs": "gcs:GcsStore"}
 
 
 class Entry(NamedTuple):
@@ -107,21 +111,25 @@ def open_store(
     endpoint_url: str | None = None,
     credentials: Credentials | None = None,
     volume_paths: Mapping[str, str] | None = None,
+    is_conditional: bool = True,
 ) -> Store:
-    """The store for an *actual* URI: an absolute path, `s3://bucket/prefix/`, `volume://name/path/`.
+    """The store for an *actual* URI: an absolute path, `s3://bucket/prefix/`, `az://container/prefix/`,
+    `gs://bucket/prefix/`, `volume://name/path/`.
 
     `volume_paths` maps names of Modal Volumes to the folders where this container mounts them; a volume that is not
-    in it is reached through Modal's API (laptop).
+    in it is reached through Modal's API (laptop). `is_conditional`: False for object stores that cannot create
+    conditionally; they are not asked to.
     """
     scheme = uri.partition("://")[0] if "://" in uri else "file"
-    if scheme == "s3":
-        from modalbatch.stores.s3 import S3Store
-
-        return S3Store(uri, endpoint_url=endpoint_url, credentials=credentials)
     if scheme == "volume":
         from modalbatch.stores.volume import open_volume
 
         return open_volume(uri, volume_paths or {})
+    if scheme in OBJECT_STORES:
+        module, _, name = OBJECT_STORES[scheme].partition(":")
+        kind = getattr(import_module(f"modalbatch.stores.{module}"), name)
+        store: Store = kind(uri, endpoint_url=endpoint_url, credentials=credentials, is_conditional=is_conditional)
+        return store
     from modalbatch.stores.local import LocalStore
 
     return LocalStore(uri)

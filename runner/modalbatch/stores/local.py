@@ -28,6 +28,7 @@ from modalbatch.errors import (
 )
 from modalbatch.stores import Entry
 from modalbatch.stores.local_file import PinnedFile, check_pin, unavailable
+from modalbatch.stores.write_once import probe_name
 
 _TMP = "_modalbatch/tmp/"
 _COPY_BYTES = 4 << 20
@@ -209,7 +210,7 @@ class LocalStore:
 
     def probe(self) -> None:
         """Create one name twice: proves access, room for a file, and that links do not overwrite."""
-        name = f"_modalbatch/probe-{uuid.uuid4().hex}"
+        name = probe_name()
         try:
             first, second = self.create(name, b"first"), self.create(name, b"second")
         finally:

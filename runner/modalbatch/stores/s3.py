@@ -10,20 +10,21 @@ import base64
 import binascii
 import hashlib
 import io
-import random
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from modalbatch.errors import ModalbatchError, NotFoundError, StateError, UnavailableError
+from modalbatch.errors import ModalbatchError, UnavailableError
 from modalbatch.job import Credentials
 from modalbatch.stores import Entry
+from modalbatch.stores.listing import Item, in_byte_order, pruned
 from modalbatch.stores.s3_client import error_status, make_client, translate
+from modalbatch.stores.write_once import Refusal, create_once, create_unchecked, overwrites, prove_write_once
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,14 +33,10 @@ if TYPE_CHECKING:
 _SINGLE_BYTES = 64 << 20
 #: Reads are multiples of this, so that smart_open never asks for more than was asked of us, rounded up.
 _BLOCK_BYTES = 256 << 10
-#: Tries of a conditional create, and of a read whose body broke; botocore retries each of them too.
-_N_TRIES = 5
 
 
 class S3Store:
     """Objects below one prefix of a bucket."""
-
-    has_conditional_create = True
 
     def __init__(
         self,
@@ -47,41 +44,39 @@ class S3Store:
         *,
         endpoint_url: str | None = None,
         credentials: Credentials | None = None,
+        is_conditional: bool = True,
         sleep: Callable[[float], None] = time.sleep,
         page_count: int = 1000,
+        n_tries: int | None = None,
+        timeout_s: float = 60.0,
     ) -> None:
-        """`page_count`: keys of one listing or delete request, at most 1,000."""
+        """`is_conditional`: whether to ask for write-once creation.
+
+        `page_count`: keys of one listing or delete request, at most 1,000. `n_tries`: of a request that fails, by
+        default AWS_MAX_ATTEMPTS or 5. `timeout_s`: how long an answer may stall.
+        """
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
         self.uri = f"s3://{self._bucket}/{self._prefix}"
+        self.has_conditional_create = is_conditional
         self._sleep, self._page_count = sleep, page_count
-        self._client: S3Client = make_client(endpoint_url, credentials or Credentials())
+        self._client: S3Client = make_client(
+            endpoint_url, credentials or Credentials(), n_tries=n_tries, timeout_s=timeout_s
+        )
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
         """Objects in byte order, a page a request. After `descend` has said yes once, it is asked no more."""
-        after = ""
-        if descend:
-            for key, item in self._items(prefix, "/", ""):
-                if item:
-                    yield item
-                elif descend(key[len(self._prefix) :]):
-                    break
-                after = key
-            else:
-                return
-        for _, item in self._items(prefix, "", after):
-            if item:
-                yield item
+        return pruned(partial(self._items, prefix), descend)
 
-    def _items(self, prefix: str, delimiter: str, after: str) -> Iterator[tuple[str, Entry | None]]:
-        """Keys with their entries, and folders (`None`) when a delimiter is given."""
+    def _items(self, prefix: str, delimiter: str, after: str) -> Iterator[Item]:
         request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         request["PaginationConfig"] = {"PageSize": self._page_count}
         if delimiter:
             request["Delimiter"] = delimiter
         if after:
-            request["StartAfter"] = after
+            request["StartAfter"] = self._prefix + after
         pages = iter(self._client.get_paginator("list_objects_v2").paginate(**request))
+        n_root = len(self._prefix)
         while True:
             try:
                 page = next(pages, None)
@@ -89,12 +84,11 @@ class S3Store:
                 raise self._translate(error, "list", prefix) from error
             if page is None:
                 return
-            found: list[tuple[str, Entry | None]] = [(item["Prefix"], None) for item in page.get("CommonPrefixes", [])]
+            found: list[Item] = [(item["Prefix"][n_root:], None) for item in page.get("CommonPrefixes", [])]
             for item in page.get("Contents", []):
                 key = item["Key"]
-                found.append((key, self._entry(key, item["Size"], item["LastModified"], item["ETag"])))
-            found.sort(key=lambda pair: pair[0].encode("utf-8", "surrogatepass"))
-            yield from (pair for pair in found if pair[0] != self._prefix)
+                found.append((key[n_root:], self._entry(key, item["Size"], item["LastModified"], item["ETag"])))
+            yield from in_byte_order(found)
 
     def stat(self, name: str) -> Entry | None:
         """One HEAD request."""
@@ -143,6 +137,8 @@ class S3Store:
 
     def create(self, name: str, data: bytes) -> bool:
         """PUT with `If-None-Match: *`. A refusal or a lost answer is settled by reading the object back."""
+        if not self.has_conditional_create:
+            return create_unchecked(self, name, data)
         request: dict[str, Any] = {
             "Bucket": self._bucket,
             "Key": self._prefix + name,
@@ -150,28 +146,25 @@ class S3Store:
             "IfNoneMatch": "*",
             "ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest()),
         }
-        failure: Exception | None = None
-        for n_failed in range(1, _N_TRIES + 1):
-            try:
-                self._client.put_object(**request)
-                return True
-            except _errors() as error:
-                failure = error
-            status = error_status(failure)
-            # 304 instead of 412 was once MinIO's answer.
-            if status in (412, 304):
-                with suppress(NotFoundError):
-                    return self.read(name) == data
-            elif status == 501:
-                raise self._overwrites() from failure
-            elif 300 <= status < 500 and status not in (408, 409, 425, 429):
-                raise self._translate(failure, "write", name) from failure
-            if n_failed < _N_TRIES:
-                self._sleep(random.uniform(0.5, 1.0) * 0.2 * 2**n_failed)
-        try:
-            return self.read(name) == data
-        except ModalbatchError:
-            raise self._translate(failure or OSError("no answer"), "write", name) from failure
+        return create_once(
+            data,
+            put=lambda: self._client.put_object(**request),
+            read=lambda: self.read(name),
+            errors=_errors(),
+            judge=self._judge,
+            translate=lambda error: self._translate(error, "write", name),
+            sleep=self._sleep,
+        )
+
+    def _judge(self, error: Exception) -> Refusal:
+        status = error_status(error)
+        # 304 instead of 412 was once MinIO's answer.
+        if status in (412, 304):
+            return Refusal.TAKEN
+        if status == 501:
+            raise overwrites(self.uri, "If-None-Match") from error
+        is_final = 300 <= status < 500 and status not in (408, 409, 425, 429)
+        return Refusal.FINAL if is_final else Refusal.AGAIN
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
         """Upload with a SHA-256 that the store checks; above 64 MiB in parts, each with its own."""
@@ -183,13 +176,27 @@ class S3Store:
                 is_checked = self._put_parts(name, path)
         except _errors() as error:
             raise self._translate(error, "write", name) from error
-        if not is_checked:
-            entry = self.stat(name)
-            if entry is None or entry.size_bytes != size_bytes:
-                raise UnavailableError(
-                    f"`{self.uri}{name}` was not stored as it was sent", hint="run `apply` again, or check the store"
-                )
+        if not is_checked and not self._is_stored(name, path, size_bytes, sha256):
+            with suppress(ModalbatchError):
+                self.delete([name])
+            raise UnavailableError(
+                f"`{self.uri}{name}` was not stored as it was sent", hint="run `apply` again, or check the store"
+            )
         path.unlink()
+
+    def _is_stored(self, name: str, path: Path, size_bytes: int, sha256: str) -> bool:
+        """Where the store did not compare: by size and ETag, which nearly everywhere is the MD5 of what was sent at
+        once; where it is not, by what can be read back."""
+        entry = self.stat(name)
+        if entry is None or entry.size_bytes != size_bytes:
+            return False
+        if size_bytes > _SINGLE_BYTES:
+            return True
+        with path.open("rb") as body:
+            if entry.identity == _hex_digest(body, hashlib.md5(usedforsecurity=False)):
+                return True
+        with self.open(name, pin=entry.pin) as stored:
+            return _hex_digest(stored, hashlib.sha256()) == sha256
 
     def _put_single(self, name: str, path: Path, sha256: str) -> bool:
         """One PUT; whether the store says that it saw the checksum."""
@@ -283,19 +290,7 @@ class S3Store:
 
     def probe(self) -> None:
         """Create one name twice: proves access, and that the store keeps the first."""
-        name = f"_modalbatch/probe-{uuid.uuid4().hex}"
-        try:
-            first, second = self.create(name, b"first"), self.create(name, b"second")
-        finally:
-            self.delete([name])
-        if (first, second) != (True, False):
-            raise self._overwrites()
-
-    def _overwrites(self) -> StateError:
-        return StateError(
-            f"`{self.uri}` overwrites objects that must be written once: it ignores `If-None-Match`",
-            hint="set `delivery: at_least_once`, or use a store with conditional writes",
-        )
+        prove_write_once(self, "If-None-Match")
 
     def _translate(self, error: Exception, verb: str, name: str) -> ModalbatchError:
         if isinstance(error, ModalbatchError):
@@ -361,6 +356,12 @@ def _errors() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     return (BotoCoreError, ClientError, OSError)
+
+
+def _hex_digest(stream: BinaryIO, digest: hashlib._Hash) -> str:
+    while block := stream.read(_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _base64(digest: bytes) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError
+from modalbatch.errors import InputChangedError, ModalbatchError, NotFoundError, UnavailableError, first_line
+from modalbatch.stores.named import named_variable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -22,8 +23,12 @@ _ABSENT = {"NoSuchKey", "NoSuchVersion", "404"}
 _CHANGED = {"PreconditionFailed", "412"}
 
 
-def make_client(endpoint_url: str | None, credentials: Credentials) -> S3Client:
+def make_client(
+    endpoint_url: str | None, credentials: Credentials, *, n_tries: int | None = None, timeout_s: float = 60.0
+) -> S3Client:
     """A client with standard retries; its session is its own, so that threads never share one.
+
+    `n_tries`: of a request that fails; None: AWS_MAX_ATTEMPTS, else 5. `timeout_s`: how long an answer may stall.
 
     Raises:
         UnavailableError: boto3 is missing, or the credentials are.
@@ -36,7 +41,7 @@ def make_client(endpoint_url: str | None, credentials: Credentials) -> S3Client:
     except ImportError:
         raise UnavailableError("S3 needs boto3", hint="pip install 'modalbatch[s3]'") from None
     config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
+        retries={"mode": "standard", "max_attempts": n_tries or _max_attempts()},
         # Stores that are not AWS are often reached by a host without wildcard names.
         s3={"addressing_style": "path" if endpoint_url else "auto"},
         signature_version=UNSIGNED if credentials.anonymous else None,
@@ -44,7 +49,7 @@ def make_client(endpoint_url: str | None, credentials: Credentials) -> S3Client:
         request_checksum_calculation="when_required",
         max_pool_connections=16,
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=timeout_s,
         tcp_keepalive=True,
         user_agent_extra="modalbatch",
     )
@@ -60,6 +65,11 @@ def make_client(endpoint_url: str | None, credentials: Credentials) -> S3Client:
         raise UnavailableError(f"no S3 client: {error}", hint="check `credentials` and `endpoint_url`") from None
 
 
+def _max_attempts() -> int:
+    text = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return int(text) if text.isdecimal() and int(text) else 5
+
+
 def _keys(credentials: Credentials) -> dict[str, Any]:
     """Keyword arguments of a session, by the names of environment variables in the spec."""
     named = {
@@ -67,15 +77,7 @@ def _keys(credentials: Credentials) -> dict[str, Any]:
         "aws_secret_access_key": credentials.secret_access_key,
         "aws_session_token": credentials.session_token,
     }
-    found: dict[str, Any] = {}
-    for keyword, name in named.items():
-        if name is None:
-            continue
-        if name not in os.environ:
-            where = f"the secret `{credentials.secret}`" if credentials.secret else "`credentials`"
-            raise UnavailableError(f"`{name}` of {where} is not set", hint=f"export {name}=…, or add it to the secret")
-        found[keyword] = os.environ[name]
-    return found
+    return {keyword: named_variable(credentials, name) for keyword, name in named.items() if name is not None}
 
 
 def _assume(session: Any, role_arn: str, endpoint_url: str | None, region: str | None) -> Any:
@@ -138,4 +140,4 @@ def translate(error: Exception, verb: str, uri: str) -> ModalbatchError:
         return UnavailableError(
             f"no credentials: cannot {verb} `{uri}`", hint="name them in `credentials`, or set AWS_ACCESS_KEY_ID"
         )
-    return UnavailableError(f"cannot {verb} `{uri}`: {error}", hint="check the network and `endpoint_url`")
+    return UnavailableError(f"cannot {verb} `{uri}`: {first_line(error)}", hint="check the network and `endpoint_url`")

@@ -11,7 +11,6 @@ import io
 import os
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from modalbatch.errors import InputChangedError, NotFoundError, StateError, UnavailableError
 from modalbatch.stores import Entry, Store
 from modalbatch.stores.local import LocalStore
+from modalbatch.stores.write_once import probe_name
 
 if TYPE_CHECKING:
     import modal
@@ -118,7 +118,7 @@ class MountedVolumeStore:
 
     def probe(self) -> None:
         """Write, commit and remove one file: proves access. Nothing here can prove write-once creation."""
-        name = f"_modalbatch/probe-{uuid.uuid4().hex}"
+        name = probe_name()
         try:
             self.create(name, b"probe")
             self.commit()
@@ -222,7 +222,7 @@ class VolumeApiStore:
 
     def probe(self) -> None:
         """Write and remove one file: proves access. Nothing here can prove write-once creation."""
-        name = f"_modalbatch/probe-{uuid.uuid4().hex}"
+        name = probe_name()
         self.create(name, b"probe")
         self.delete([name])
 

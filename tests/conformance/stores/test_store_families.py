@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from conformance.stores.store_suite import StoreSuite
+from gcs_fake import GcsFake
+from modalbatch.job import Credentials
 from modalbatch.stores import Store, open_store
 from modalbatch.stores.volume import MountedVolumeStore
-from servers import Bucket
+from servers import Bucket, Container
 
 
 class TestLocal(StoreSuite):
@@ -28,6 +30,26 @@ class TestS3Bucket(StoreSuite):
     @pytest.fixture
     def store(self, s3_bucket: Bucket) -> Store:
         return open_store(s3_bucket.uri, endpoint_url=s3_bucket.endpoint_url)
+
+
+class TestAzure(StoreSuite):
+    @pytest.fixture
+    def store(self, azure_container: Container) -> Store:
+        return open_store(f"{azure_container.uri}some/prefix/", endpoint_url=azure_container.endpoint_url)
+
+
+class TestAzureContainer(StoreSuite):
+    @pytest.fixture
+    def store(self, azure_container: Container) -> Store:
+        return open_store(azure_container.uri, endpoint_url=azure_container.endpoint_url)
+
+
+class TestGcsFake(StoreSuite):
+    """What is sent, against a fake: see `gcs_fake.py`."""
+
+    @pytest.fixture
+    def store(self, gcs_fake: GcsFake) -> Store:
+        return open_store("gs://lake/some/prefix/", endpoint_url=gcs_fake.url, credentials=Credentials(anonymous=True))
 
 
 class TestMountedVolume(StoreSuite):

@@ -137,9 +137,9 @@ def test_what_means_nothing(made: Sample) -> None:
     )
     assert message(".")[1] == "name the spec: `sample.yaml`"
     assert message("output/") == ("there is no file or folder `output/`", "name a spec, a sink, a job or a run")
-    assert message("gs://bucket/x") == (
-        "`gs://bucket/x` is no sink",
-        "sinks are folders, `s3://bucket/prefix/` and `volume://name/path/`",
+    assert message("ftp://bucket/x") == (
+        "`ftp://bucket/x` is no sink",
+        "sinks are folders, `s3://bucket/prefix/`, `az://…`, `gs://…` and `volume://name/path/`",
     )
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from modalbatch.compiler import image
+from modalbatch.compiler import image, place
 from modalbatch.compiler.layout import flat
 from modalbatch.errors import UsageError
 from modalbatch.job import Handler, Image, Job, Sink, Source
+from modalbatch.stores import OBJECT_STORES
 
 RUNTIME = '.uv_pip_install("backports.zstd==1.8.0", "isal==1.9.1", "msgspec==0.22.0", "smart-open==9.0.2")'
 
@@ -44,6 +45,20 @@ def test_the_runtime_comes_last_then_local_source() -> None:
     assert flat(image.driver_image(job(apt=("git",)))) == expected
 
 
+@pytest.mark.parametrize(
+    ("sink", "package"),
+    [("s3://b/", "boto3"), ("az://c/", "azure-storage-blob"), ("az://c/", "azure-identity"),
+     ("gs://b/", "google-cloud-storage")],
+)  # fmt: skip
+def test_the_client_of_a_store_only_where_a_side_is_on_it(sink: str, package: str) -> None:
+    assert package not in flat(image.worker_image(job()))
+    assert f'"{package}==' in flat(image.worker_image(job(sink=sink)))
+
+
+def test_every_object_store_has_a_form_and_a_client() -> None:
+    assert set(OBJECT_STORES) == set(image.STORE_PACKAGES) == set(place.OBJECT_STORES)
+
+
 def test_boto3_only_where_a_side_is_on_s3() -> None:
     assert "boto3" not in flat(image.worker_image(job()))
     assert '"boto3==1.44.5"' in flat(image.worker_image(job(sink="s3://b/")))
@@ -54,8 +69,9 @@ def test_runtime_packages_are_those_of_the_lock() -> None:
     """No other copy of the versions: what the tests run with is what containers get."""
     lock = (Path(__file__).resolve().parents[3] / "uv.lock").read_text()
     locked = dict(re.findall(r'^name = "([^"]+)"\nversion = "([^"]+)"', lock, re.MULTILINE))
-    for name, version in {**image.RUNTIME_PACKAGES, **image.S3_PACKAGES}.items():
-        assert locked[name.replace(".", "-")] == version
+    for packages in (image.RUNTIME_PACKAGES, *image.STORE_PACKAGES.values()):
+        for name, version in packages.items():
+            assert locked[name.replace(".", "-")] == version
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from fault_proxy import FaultProxy
 from modalbatch import job
 from modalbatch.errors import CorruptInputError, InputChangedError, ModalbatchError, NotFoundError
 from modalbatch.formats.compression import open_compressor
 from modalbatch.sources.files import FileSource
 from modalbatch.stores import Store
-from servers import Bucket, FaultProxy
+from servers import Bucket
 
 
 def write(folder: Path, **files: bytes) -> None:

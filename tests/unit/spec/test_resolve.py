@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from modalbatch import job
+from modalbatch.compiler.place import OBJECT_STORES
 from modalbatch.compiler.resolve import resolve
 from modalbatch.errors import SpecErrors
 from modalbatch.job import Credentials, Job, OnError, SecretRef, Split, VolumeRef
@@ -269,9 +270,15 @@ def with_key(key: str, node: dict):
         kind = {"bucket": "s3://lake/ref/"} if parts[1] == "credentials" else {"name": "v"}
         return {"volumes": {"/m": {**kind, parts[1]: example}}}, {"volumes": {"/m": kind}}
     if parts[1] == "credentials" or parts[1] == "endpoint_url":
-        uri = S3 if parts[0] == "source" else {"uri": "s3://lake/out/"}
+        name = "a.jsonl" if parts[0] == "source" else "out/"
+        scheme = next((scheme for scheme, store in OBJECT_STORES.items() if parts[-1] in store.keys), "s3")
+        uri = {"uri": f"{scheme}://lake/{name}"}
         if len(parts) == 2:
             return {parts[0]: {**uri, parts[1]: example}}, {parts[0]: uri}
+        if scheme != "s3":
+            base = {"secret": "s"}
+            named = {**base, parts[2]: example}
+            return {parts[0]: {**uri, "credentials": named}}, {parts[0]: {**uri, "credentials": base}}
         keys = {"access_key_id": "K", "secret_access_key": "V"} if parts[2].endswith(("_id", "_key", "_token")) else {}
         base = {"secret": "s", **keys} if keys else {}
         return {parts[0]: {**uri, "credentials": {**base, parts[2]: example}}}, {parts[0]: {**uri, "credentials": base}}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from fault_proxy import FaultProxy
 from modalbatch.errors import InputChangedError, StateError, UnavailableError
 from modalbatch.job import Credentials
 from modalbatch.stores.s3 import S3Store
-from servers import Bucket, FaultProxy
+from servers import Bucket
 
 
 @pytest.fixture
