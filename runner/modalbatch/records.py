@@ -30,6 +30,7 @@ Json = dict[str, Any]
 _RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
 _PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
 _DEAD = re.compile(DEAD + r"([0-9a-f]{24})-([0-9a-f]{8})\.jsonl")
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _MANIFEST = re.compile(MANIFESTS + r"([0-9]{6,})(?:-([0-9a-f]{16}))?\.json")
 
 
@@ -158,13 +159,8 @@ class Counts:
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Counts:
         """What `to_json` wrote; unknown names of a later writer are left out."""
-        return cls(
-            **{
-                name + "_" * (name == "in"): n
-                for name, n in data.items()
-                if name + "_" * (name == "in") in cls.__slots__
-            }
-        )
+        known = {name: n for name, n in data.items() if name in cls.__slots__}
+        return cls(in_=data.get("in", 0), **known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,7 +384,7 @@ def actual_uri(uri: str, roots: Mapping[str, str]) -> str:
 
 def encode(data: object) -> str:
     """Canonical JSON: sorted keys, no spaces."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _encoder.encode(data)
 
 
 def parse_json(data: bytes, what: str) -> Json:

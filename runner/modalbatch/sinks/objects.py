@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from modalbatch.stores import Store
 class ObjectSink:
     """The layout and the commit points, on one store."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, executor: Callable[[int, str], Executor] = ThreadPoolExecutor) -> None:
+        """`executor`: makes a pool of so many threads with that name, for whoever reads many objects."""
+        self.store, self.executor = store, executor
 
     # -- owner
 
