@@ -30,6 +30,7 @@ Json = dict[str, Any]
 _RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
 _PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
 _DEAD = re.compile(DEAD + r"([0-9a-f]{24})-([0-9a-f]{8})\.jsonl")
+_DECISION = re.compile(MANIFESTS + r"([0-9]{6,})-([0-9a-f]{16})\.live")
 _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _MANIFEST = re.compile(MANIFESTS + r"([0-9]{6,})(?:-([0-9a-f]{16}))?\.json")
 
@@ -364,6 +365,17 @@ def parse_manifest_name(name: str) -> tuple[int, str] | None:
     """Number and content hash of a name of our form, else None (segments have another form)."""
     match = _MANIFEST.fullmatch(name)
     return (int(match[1]), match[2] or "") if match else None
+
+
+def decision_name(number: int, sha256: str) -> str:
+    """`_modalbatch/manifest-000007-<sha16>.live`: says which manifest of a number counts, where creates are not atomic."""
+    return f"{MANIFESTS}{number:06d}-{sha256[:16]}.live"
+
+
+def parse_decision_name(name: str) -> tuple[int, str] | None:
+    """Number and content hash of a name of our form, else None."""
+    match = _DECISION.fullmatch(name)
+    return (int(match[1]), match[2]) if match else None
 
 
 def segment_name(number: int, index: int, sha256: str) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from memory_store import Stored
@@ -59,6 +60,10 @@ class Checks:
         #: Units that a quiet `apply` must not do again.
         self.done: set[str] = set()
         self.is_all_done = False
+
+    def forget_newest(self) -> None:
+        """The newest manifest, which nobody has relied on, is live no more."""
+        vars(self).update(self.before)
 
     # -- at every step
 
@@ -125,9 +130,10 @@ class Checks:
         if manifest.counts != total(receipt.counts for receipt in live.values()):
             raise self.world.violation(f"I6: counts of manifest {manifest.number} are not those of its receipts")
         self._check_cover(manifest, covered, writer)
+        self.before = dict(vars(self))
         self.newest, self.live, self.last = manifest.number, live, manifest
         self.live_objects = {*live, *named}
-        self.retired.update(manifest.retired)
+        self.retired = self.retired | set(manifest.retired)
 
     def _check_receipt(self, name: str, receipt: Receipt) -> None:
         stored = self.world.truth.objects.get(name)
@@ -180,6 +186,8 @@ class Checks:
 
     def note_done(self, fingerprint: str, wanted: dict[str, Any]) -> None:
         """What has a receipt that counts, for a driver that starts now."""
+        if self.world.is_undecided():
+            return  # a manifest may become live with the next look at it
         counting: dict[str, Receipt] = {}
         for name, stored in self.world.truth.objects.items():
             found = parse_receipt_name(name)
@@ -188,8 +196,10 @@ class Checks:
                 before = counting.get(receipt.split)
                 if before is None or before.generation < receipt.generation:
                     counting[receipt.split] = receipt
-        whole = [item for item in counting.values() if all(unit.id in wanted for unit in item.units)]
-        self.done = {unit.id for item in whole for unit in item.units if _times(unit.id, counting) == 1}
+        times = Counter(unit.id for item in counting.values() for unit in item.units)
+        # One of two packs that share an input is done again.
+        whole = [item for item in counting.values() if all(u.id in wanted and times[u.id] == 1 for u in item.units)]
+        self.done = {unit.id for item in whole for unit in item.units}
 
     def _counts(self, name: str, data: bytes) -> bool:
         try:
@@ -224,6 +234,3 @@ class Checks:
     def _sink(self) -> ObjectSink:
         return self.world.look()
 
-
-def _times(unit_id: str, receipts: dict[str, Receipt]) -> int:
-    return sum(unit.id == unit_id for receipt in receipts.values() for unit in receipt.units)

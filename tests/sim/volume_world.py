@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from memory_store import MemoryStore
-from modalbatch.records import manifest_name, parse_manifest_name
+from memory_store import MemoryStore, Stored
+from modalbatch.records import decision_name, manifest_name, parse_manifest_name
 from modalbatch.sinks.attempts import AttemptSink
 from modalbatch.sinks.objects import ObjectSink
 from sim.actors import Actor, Inline
@@ -63,6 +63,9 @@ class VolumeWorld(World):
         if found:
             self.written[found[1]] = data, actor
 
+    def check_commit(self, name: str, stored: Stored | None, before: Stored | None) -> None:
+        self.checks.check_commit(name, stored, before)
+
     def decided(self, number: int, sha: str) -> None:
         """Somebody may rely on this manifest from here on."""
         before = self.deciding.setdefault(number, sha)
@@ -72,6 +75,18 @@ class VolumeWorld(World):
             if manifest_name(number, sha) not in self.truth.objects:
                 raise self.violation(f"I2: manifest {number} is decided before it is committed")
             self.checks.check_manifest(*self.written[sha])
+
+    def is_undecided(self) -> bool:
+        numbers = [found[0] for name in self.truth.names if (found := parse_manifest_name(name))]
+        return max(numbers, default=0) > self.checks.newest
+
+    def forget(self) -> None:
+        """The arbiter forgets everything; nobody who has relied on it without leaving a note is alive."""
+        self.volume.entries.clear()
+        newest = self.checks.newest
+        if newest and decision_name(newest, self.deciding[newest]) not in self.truth.objects:
+            del self.deciding[newest]
+            self.checks.forget_newest()
 
 
 def commit_in_background(world: VolumeWorld) -> None:
@@ -86,7 +101,7 @@ def a_week_passes(world: VolumeWorld) -> None:
     for actor in world.actors:
         actor.kill()
     world.time_s += EXPIRES_S
-    world.volume.entries.clear()
+    world.forget()
 
 
 VOLUME_ACTIONS = [*ACTIONS, Action(30, commit_in_background), Action(2, a_week_passes)]

@@ -107,6 +107,10 @@ class World:
         if verb == "create" and parse_manifest_name(name):
             self.checks.check_manifest(data, actor)
 
+    def is_undecided(self) -> bool:
+        """Whether there is a manifest that may become live without another driver."""
+        return False
+
     # -- what processes ask of the world
 
     def next_number(self) -> int:

@@ -36,6 +36,7 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
         _check_parts(sink, index)
     segments, retired = kept_segments(sink, index, old), tuple(index.unchosen())
     if old and is_live(index, sight, segments, retired):
+        sink.confirm(old)
         return old
     segments += _write_segments(sink, index.rest(), sight.generation)
     totals = index.totals()
@@ -55,6 +56,7 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
     sink.unmark_success()
     if not sink.publish(manifest):
         raise Moved("another run published first")
+    sink.confirm(manifest)
     return manifest
 
 

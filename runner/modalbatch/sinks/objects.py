@@ -135,6 +135,12 @@ class ObjectSink:
         self.store.commit()
         return done
 
+    def confirm(self, manifest: Manifest) -> None:
+        """Note for good that this manifest counts under its number. Order: before anything that it retires is deleted.
+
+        Here the name alone says so.
+        """
+
     def write_segment(self, name: str, data: bytes) -> None:
         """Write one segment; its name holds its content's hash, so a second writer writes the same."""
         if not self.store.create(name, data):
