@@ -368,7 +368,7 @@ def parse_manifest_name(name: str) -> tuple[int, str] | None:
 
 
 def decision_name(number: int, sha256: str) -> str:
-    """`_modalbatch/manifest-000007-<sha16>.live`: says which manifest of a number counts, where creates are not atomic."""
+    """`_modalbatch/manifest-000007-<sha16>.live`: which manifest of a number counts, where creates are not atomic."""
     return f"{MANIFESTS}{number:06d}-{sha256[:16]}.live"
 
 

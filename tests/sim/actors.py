@@ -77,6 +77,7 @@ class Actor:
         if not self.is_dead:
             self.world.tell(f"{self.name} is killed")
             self.is_dead = True
+            self.world.is_orderly &= self.kind != "driver"
             with suppress(Killed):  # one that has not begun ends at once
                 self.greenlet.throw(Killed)
             self.at_end()

@@ -123,8 +123,9 @@ ACTIONS = [
 
 def chaos(world: World, n_steps: int, actions: list[Action] = ACTIONS) -> None:
     """So many steps, with everything that may happen between them."""
-    table: list[Callable[[World], None] | None] = [action.happens for action in actions for _ in range(action.per_mille)]
-    table += [None] * (1000 - len(table))
+    table: list[Callable[[World], None] | None] = [None] * 1000
+    rolls = [action.happens for action in actions for _ in range(action.per_mille)]
+    table[: len(rolls)] = rolls
     for _ in range(n_steps):
         happens = table[int(world.rng.random() * 1000)] if world.drivers() else another_apply
         if happens:

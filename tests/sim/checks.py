@@ -68,18 +68,16 @@ class Checks:
     # -- at every step
 
     def check_write(self, verb: str, name: str, data: bytes, before: Stored | None) -> None:
-        is_other = before is not None and before.data != data
-        if is_other and (verb == "replace" or is_ours(name)) and not name.endswith(REPLACEABLE):
-            raise self.world.violation(f"I1: `{name}` is written again")
-        if verb == "put" and is_other:
-            raise self.world.violation(f"I1: `{name}` is written by two attempts")
+        if before is not None and before.data != data and not name.endswith(REPLACEABLE):
+            raise self.world.violation(f"I1: `{name}` is written again, to {verb} it")
 
     def check_commit(self, name: str, stored: Stored | None, before: Stored | None) -> None:
         """On a Volume; what was torn may become whole."""
         is_unique = is_ours(name) or parse_receipt_name(name) or name.startswith(MANIFESTS)
-        if is_unique and stored and before and not stored.data.startswith(before.data):
-            if not before.data.startswith(stored.data):
-                raise self.world.violation(f"I1: `{name}` is written again")
+        if not is_unique or stored is None or before is None:
+            return
+        if not stored.data.startswith(before.data) and not before.data.startswith(stored.data):
+            raise self.world.violation(f"I1: `{name}` is written again")
 
     def check_delete(self, name: str, actor: Actor) -> None:
         if name in self.live_objects and name not in self.world.vandalised:
@@ -98,9 +96,11 @@ class Checks:
             raise self.world.violation(f"I11: {again} ran again, with a receipt that counts")
 
     def check_exit(self, driver: Actor) -> None:
+        success = self._sink().success()
+        if success and success["manifest"] != self.newest and self.world.is_orderly and not self.world.drivers()[1:]:
+            raise self.world.violation(f"I14: _SUCCESS is left of manifest {success['manifest']} beside {self.newest}")
         if driver.outcome is None or driver.outcome["exit_code"] or not driver.is_alone or self.world.in_flight:
             return
-        success = self._sink().success()
         if success is None or success["manifest"] != self.newest:
             raise self.world.violation(f"I14: exit code 0, and _SUCCESS says {success} of manifest {self.newest}")
 
@@ -130,7 +130,7 @@ class Checks:
         if manifest.counts != total(receipt.counts for receipt in live.values()):
             raise self.world.violation(f"I6: counts of manifest {manifest.number} are not those of its receipts")
         self._check_cover(manifest, covered, writer)
-        self.before = dict(vars(self))
+        self.before = {key: value for key, value in vars(self).items() if key != "before"}
         self.newest, self.live, self.last = manifest.number, live, manifest
         self.live_objects = {*live, *named}
         self.retired = self.retired | set(manifest.retired)
@@ -233,4 +233,3 @@ class Checks:
 
     def _sink(self) -> ObjectSink:
         return self.world.look()
-

@@ -209,7 +209,7 @@ class VolumeStore(SimStore):
         rng = self.world.rng
         some = {name: stored for name, stored in self.changes.items() if rng.random() < 0.5}
         for name, stored in some.items():
-            if stored and name.startswith(_OF_WORKERS) and rng.random() < 0.3:
+            if stored and name.startswith(_OF_WORKERS) and rng.random() < 0.5:
                 some[name] = Stored(stored.data[: rng.randrange(len(stored.data))], stored.modified_s)
             elif rng.random() < 0.8:
                 del self.changes[name]

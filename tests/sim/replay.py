@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from sim.actors import Violation
-from sim.mutants import MUTANTS
-from sim.schedule import run_schedule
+from sim.actors import Violation  # noqa: E402
+from sim.mutants import MUTANTS  # noqa: E402
+from sim.schedule import run_schedule  # noqa: E402
 
 
 def main(kind: str, seed: str, mutant: str = "") -> int:

@@ -7,10 +7,11 @@ whose entries expire after a week.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 from memory_store import MemoryStore, Stored
-from modalbatch.records import decision_name, manifest_name, parse_manifest_name
+from modalbatch.records import RECEIPTS, SUCCESS, decision_name, manifest_name, parse_manifest_name
 from modalbatch.sinks.attempts import AttemptSink
 from modalbatch.sinks.objects import ObjectSink
 from sim.actors import Actor, Inline
@@ -45,6 +46,8 @@ class VolumeWorld(World):
         #: Content and writer of each manifest, by hash; hash of the one that is live, by number.
         self.written: dict[str, tuple[bytes, Actor]] = {}
         self.deciding: dict[int, str] = {}
+        #: Numbers of manifests because of which something was deleted or called a success.
+        self.relied_on: set[int] = set()
         return self.volume.committed
 
     def open_sink(self, actor: Actor) -> ObjectSink:
@@ -62,6 +65,16 @@ class VolumeWorld(World):
         found = parse_manifest_name(name)
         if found:
             self.written[found[1]] = data, actor
+
+    def check_delete(self, name: str, actor: Actor) -> None:
+        super().check_delete(name, actor)
+        if name in self.checks.retired:
+            self.relied_on.add(self.checks.newest)
+
+    def check_write(self, verb: str, name: str, data: bytes, before: Stored | None) -> None:
+        super().check_write(verb, name, data, before)
+        if name == SUCCESS:
+            self.relied_on.add(json.loads(data)["manifest"])
 
     def check_commit(self, name: str, stored: Stored | None, before: Stored | None) -> None:
         self.checks.check_commit(name, stored, before)
@@ -84,7 +97,8 @@ class VolumeWorld(World):
         """The arbiter forgets everything; nobody who has relied on it without leaving a note is alive."""
         self.volume.entries.clear()
         newest = self.checks.newest
-        if newest and decision_name(newest, self.deciding[newest]) not in self.truth.objects:
+        is_noted = newest and decision_name(newest, self.deciding[newest]) in self.truth.objects
+        if newest and not is_noted and newest not in self.relied_on:
             del self.deciding[newest]
             self.checks.forget_newest()
 
@@ -92,7 +106,18 @@ class VolumeWorld(World):
 def commit_in_background(world: VolumeWorld) -> None:
     """Of some container, what happens to be there."""
     if stores := [store for actor in world.actors if (store := world.stores.get(actor)) and store.changes]:
-        world.rng.choice(stores).commit_some()
+        with_receipt = [store for store in stores if any(name.startswith(RECEIPTS) for name in store.changes)]
+        store = world.rng.choice(with_receipt or stores)
+        store.commit_some()
+        if world.rng.random() < 0.3:
+            store.actor.kill()
+
+
+def a_week_passes_after_a_race(world: VolumeWorld) -> None:
+    """Two manifests of one number are there when the arbiter forgets."""
+    numbers = [found[0] for name in world.truth.names if (found := parse_manifest_name(name))]
+    if numbers.count(max(numbers, default=0)) > 1:
+        a_week_passes(world)
 
 
 def a_week_passes(world: VolumeWorld) -> None:
@@ -104,4 +129,9 @@ def a_week_passes(world: VolumeWorld) -> None:
     world.forget()
 
 
-VOLUME_ACTIONS = [*ACTIONS, Action(30, commit_in_background), Action(2, a_week_passes)]
+VOLUME_ACTIONS = [
+    *ACTIONS,
+    Action(50, commit_in_background),
+    Action(1, a_week_passes),
+    Action(50, a_week_passes_after_a_race),
+]

@@ -83,6 +83,8 @@ class World:
         self.violations: list[Violation] = []
         #: Attempts that copied what is gone from the source.
         self.carried: set[str] = set()
+        #: Whether no driver was killed, and nothing failed, since the first of those that run.
+        self.is_orderly = False
         #: Objects that somebody else deleted.
         self.vandalised: set[str] = set()
         self.truth = self.make_store()
@@ -129,6 +131,9 @@ class World:
     def store_clock_s(self) -> float:
         return self.time_s + self.store_ahead_s
 
+    def machine_clock_s(self) -> float:
+        return self.time_s + self.machine_ahead_s
+
     def strikes(self, actor: Actor) -> bool:
         """Whether the network fails what only reads."""
         return self.fault_rate > 0 and self.rng.random() < self.fault_rate
@@ -171,9 +176,7 @@ class World:
         """A new driver, ready to run. `again`: of a run that has one already, as Modal starts it after a preemption."""
         self.n_runs += 1
         engine = {"kind": "local", "home": "/home", "id": self.engine} if self.is_local else {"kind": "modal"}
-        request = again or Request(
-            run_id=f"{self.n_runs:04d}", roots={}, engine=engine, keep=keep, into_existing=True
-        )
+        request = again or Request(run_id=f"{self.n_runs:04d}", roots={}, engine=engine, keep=keep, into_existing=True)
         inputs, job = Inputs(self.inputs), job_of(version, self.on_removed, self.delivery)
 
         def main(actor: Actor) -> None:
@@ -189,6 +192,8 @@ class World:
             self.checks.check_exit(actor)
 
         others = self.drivers()
+        # From here on until all have ended.
+        self.is_orderly = (self.is_orderly or not others) and not self.fault_rate
         for other in others:
             other.is_alone = False
         actor = Actor(self, "driver", main, self.rng.choice([0.1, 1, 1, 3]))
@@ -200,7 +205,7 @@ class World:
     def _machine(self) -> Machine:
         return Machine(
             executor=Inline,
-            now=lambda: self.time_s + self.machine_ahead_s,
+            now=self.machine_clock_s,
             monotonic=lambda: self.time_s,
             token=lambda n_bytes: f"{self.rng.getrandbits(8 * n_bytes):0{2 * n_bytes}x}",
         )

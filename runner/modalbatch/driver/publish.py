@@ -62,14 +62,19 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
 
 def mark_success(sink: ObjectSink, manifest: Manifest) -> bool:
     """Write `_SUCCESS`, never of an older manifest: its parts may be swept. False when another run has published."""
-    if sink.newest_number() != manifest.number:
+    if not _is_newest(sink, manifest):
         return False
     sink.mark_success(manifest)
-    if sink.newest_number() == manifest.number:
+    if _is_newest(sink, manifest):
         return True
     if (sink.success() or {}).get("manifest") == manifest.number:
         sink.unmark_success()
     return False
+
+
+def _is_newest(sink: ObjectSink, manifest: Manifest) -> bool:
+    sink.refresh()
+    return sink.newest_number() == manifest.number
 
 
 def _check_parts(sink: ObjectSink, index: Index) -> None:

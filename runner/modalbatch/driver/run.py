@@ -99,9 +99,7 @@ class Run:
         self._is_given_source = source is not None
         self.source: Source = source or self._open_source(job)
         self._cut_job = job
-        self.ledger = Ledger(
-            self.sink.store, request.run_id, self.driver_id, monotonic=self._machine.monotonic
-        )
+        self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id, monotonic=self._machine.monotonic)
         self.epoch = 0
         #: Splits whose attempts may outlive this driver.
         self._n_abandoned = 0

@@ -1,8 +1,8 @@
 """A sink without conditional create: Modal Volumes, and stores under `delivery: at_least_once`. Runs on: both.
 
 Everything gets an attempt-unique name; the driver alone decides which attempt counts. The unit of commit is the run.
-Two drivers are arbitrated by a `modal.Dict`, which is never the record: its entries expire. What it said is noted beside
-the manifest before anybody relies on it.
+Two drivers are arbitrated by a `modal.Dict`, which is never the record: its entries expire. What it said is noted
+beside the manifest before anybody relies on it.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ class AttemptSink(ObjectSink):
         """Write the manifest under its content's name, then let the arbiter decide."""
         data = manifest.to_bytes()
         sha = hashlib.sha256(data).hexdigest()[:16]
+        # Segments before the manifest: a commit in the background may show one file and not the other.
+        self.store.commit()
         self.store.create(manifest_name(manifest.number, sha), data)
         self.store.commit()
         if self.arbiter and self.arbiter(self._key(manifest.number), sha) != sha:
