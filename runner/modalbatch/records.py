@@ -35,6 +35,8 @@ ALL_LINES = 1 << 62
 _RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
 _PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
 _DEAD = re.compile(DEAD + r"([0-9a-f]{24})-([0-9a-f]{8})\.jsonl")
+_DECISION = re.compile(MANIFESTS + r"([0-9]{6,})-([0-9a-f]{16})\.live")
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _MANIFEST = re.compile(MANIFESTS + r"([0-9]{6,})(?:-([0-9a-f]{16}))?\.json")
 
 
@@ -197,13 +199,8 @@ class Counts:
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Counts:
         """What `to_json` wrote; unknown names of a later writer are left out."""
-        return cls(
-            **{
-                name + "_" * (name == "in"): n
-                for name, n in data.items()
-                if name + "_" * (name == "in") in cls.__slots__
-            }
-        )
+        known = {name: n for name, n in data.items() if name in cls.__slots__}
+        return cls(in_=data.get("in", 0), **known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,6 +418,17 @@ def parse_manifest_name(name: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2] or "") if match else None
 
 
+def decision_name(number: int, sha256: str) -> str:
+    """`_modalbatch/manifest-000007-<sha16>.live`: which manifest of a number counts, where creates are not atomic."""
+    return f"{MANIFESTS}{number:06d}-{sha256[:16]}.live"
+
+
+def parse_decision_name(name: str) -> tuple[int, str] | None:
+    """Number and content hash of a name of our form, else None."""
+    match = _DECISION.fullmatch(name)
+    return (int(match[1]), match[2]) if match else None
+
+
 def segment_name(number: int, index: int, sha256: str) -> str:
     """`_modalbatch/manifest-000007.<index>-<sha16>.jsonl`: unique to its content."""
     return f"{MANIFESTS}{number:06d}.{index:04d}-{sha256[:16]}.jsonl"
@@ -439,7 +447,7 @@ def actual_uri(uri: str, roots: Mapping[str, str]) -> str:
 
 def encode(data: object) -> str:
     """Canonical JSON: sorted keys, no spaces."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _encoder.encode(data)
 
 
 def parse_json(data: bytes, what: str) -> Json:

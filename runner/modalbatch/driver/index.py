@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from modalbatch.driver.cover import Piece, choose_pieces, gaps
@@ -128,21 +126,18 @@ class Index:
     """One plan's working memory."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="modalbatch-index-")
-        self._db = sqlite3.connect(Path(self._folder.name) / "index.db", isolation_level=None, check_same_thread=False)
+        # A database without a name: SQLite spills it into a file when the cache is full, and removes that by itself.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("PRAGMA cache_size = -16000")
-        self._db.executescript(_SCHEMA)
-        self._db.execute("BEGIN")
+        self._db.executescript("BEGIN;" + _SCHEMA)
         self._seq = 0
         #: Wanted units of which something was not done when they were noted.
         self.n_undone = 0
 
     def close(self) -> None:
-        """Closes: the file, and removes it."""
+        """Closes: the database, and with it its file."""
         self._db.close()
-        self._folder.cleanup()
 
     # -- what the sink holds
 

@@ -21,6 +21,7 @@ from modalbatch.records import (
     RUNS,
     SUCCESS,
     is_ours,
+    parse_decision_name,
     parse_manifest_name,
     parse_receipt_name,
 )
@@ -38,6 +39,7 @@ _PROBE = re.compile(re.escape(RECEIPTS) + r"probe-[0-9a-f]{32}")
 KINDS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "success": (SUCCESS, SUCCESS.__eq__),
     "manifests": (MANIFESTS, lambda name: parse_manifest_name(name) is not None),
+    "decisions": (MANIFESTS, lambda name: parse_decision_name(name) is not None),
     "segments": (MANIFESTS, lambda name: _SEGMENT.fullmatch(name) is not None),
     "receipts": (RECEIPTS, lambda name: parse_receipt_name(name) is not None),
     "parts": (PARTS, is_ours),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from modalbatch.records import RUNS, SINK_FORMAT, encode
 from modalbatch.stores import Store
@@ -15,12 +16,14 @@ MOST_SECONDS = 10.0
 class Ledger:
     """Appends events; writes them as numbered objects, since object stores cannot append."""
 
-    def __init__(self, store: Store, run_id: str, driver_id: str) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, run_id: str, driver_id: str, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._monotonic = store, monotonic
         self._stem = f"{RUNS}{run_id}/ledger-{driver_id}"
         self._lines: list[str] = []
         self._n_objects = 0
-        self._written_at = time.monotonic()
+        self._written_at = self._monotonic()
 
     def add(self, event: str, **data: object) -> None:
         """Note an event; wall-clock time is for people only."""
@@ -28,7 +31,7 @@ class Ledger:
 
     def is_due(self) -> bool:
         """Whether enough has gathered to be written."""
-        waited = time.monotonic() - self._written_at >= MOST_SECONDS
+        waited = self._monotonic() - self._written_at >= MOST_SECONDS
         return len(self._lines) >= MOST_EVENTS or bool(self._lines and waited)
 
     def flush(self) -> None:
@@ -36,6 +39,17 @@ class Ledger:
         lines, self._lines = self._lines, []  # first: other threads add meanwhile
         if lines:
             data = "\n".join(lines) + "\n"
-            self._store.replace(f"{self._stem}-{self._n_objects:06d}.jsonl", data.encode())
+            self._store.replace(self._name(), data.encode())
             self._n_objects += 1
-        self._written_at = time.monotonic()
+        self._written_at = self._monotonic()
+
+    def store_clock_s(self) -> float:
+        """When the last object was written, by the store's own clock: it is what the age of objects is measured with.
+
+        Minus infinity where that cannot be known.
+        """
+        entry = self._store.stat(self._name(-1)) if self._n_objects else None
+        return entry.modified_s if entry else float("-inf")
+
+    def _name(self, later: int = 0) -> str:
+        return f"{self._stem}-{self._n_objects + later:06d}.jsonl"

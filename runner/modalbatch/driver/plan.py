@@ -7,7 +7,6 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -125,7 +124,7 @@ def read_sink(sink: ObjectSink, index: Index, fingerprint: str, *, keep: bool) -
 def read_receipts(sink: ObjectSink, names: Iterable[str]) -> Iterator[tuple[str, Receipt | None]]:
     """Each with its content, None where it is gone or torn; many at the same time, in order."""
     names = iter(names)
-    with ThreadPoolExecutor(READERS, "modalbatch-receipts") as threads:
+    with sink.executor(READERS, "modalbatch-receipts") as threads:
         while chosen := list(islice(names, READERS * 64)):  # bounded: futures and receipts of one slice at a time
             yield from zip(chosen, threads.map(lambda name: _receipt(sink, name), chosen), strict=True)
 

@@ -36,6 +36,7 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
         _check_parts(sink, index)
     segments, retired = kept_segments(sink, index, old), tuple(index.unchosen())
     if old and is_live(index, sight, segments, retired):
+        sink.confirm(old)
         return old
     segments += _write_segments(sink, index.rest(), sight.generation)
     totals = index.totals()
@@ -55,19 +56,25 @@ def publish(sink: ObjectSink, index: Index, sight: Sight, run_id: str) -> Manife
     sink.unmark_success()
     if not sink.publish(manifest):
         raise Moved("another run published first")
+    sink.confirm(manifest)
     return manifest
 
 
 def mark_success(sink: ObjectSink, manifest: Manifest) -> bool:
     """Write `_SUCCESS`, never of an older manifest: its parts may be swept. False when another run has published."""
-    if sink.newest_number() != manifest.number:
+    if not _is_newest(sink, manifest):
         return False
     sink.mark_success(manifest)
-    if sink.newest_number() == manifest.number:
+    if _is_newest(sink, manifest):
         return True
     if (sink.success() or {}).get("manifest") == manifest.number:
         sink.unmark_success()
     return False
+
+
+def _is_newest(sink: ObjectSink, manifest: Manifest) -> bool:
+    sink.refresh()
+    return sink.newest_number() == manifest.number
 
 
 def _check_parts(sink: ObjectSink, index: Index) -> None:

@@ -7,11 +7,10 @@ exception of a worker only triggers a look at the receipt.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -21,6 +20,7 @@ from modalbatch.driver import runs
 from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
+from modalbatch.driver.machine import Machine
 from modalbatch.driver.plan import (
     Packing,
     SplitMaker,
@@ -108,25 +108,25 @@ class Run:
         successor: Spawn | None = None,
         sink: ObjectSink | None = None,
         source: Source | None = None,
-        executor: Callable[[int, str], Executor] = ThreadPoolExecutor,
-        now: Callable[[], float] = time.time,
+        machine: Machine | None = None,
     ) -> None:
-        """`sink`, `source`: in place of the job's own. `executor`: makes a pool of so many threads with that name."""
-        self.job, self.request, self._map, self._report, self._now = job, request, map_splits, report, now
+        """`sink`, `source`: in place of the job's own."""
+        self._machine = machine or Machine()
+        self.job, self.request, self._map, self._report = job, request, map_splits, report
         self._successor = successor
-        self.driver_id = secrets.token_hex(8)
+        self.driver_id = self._machine.token(8)
         self.fingerprint = fingerprint(job, hash_code(job.modules))
         self.sink: ObjectSink = sink or open_sink(job, request.roots, in_container=True)
         self._is_given_source = source is not None
         self.source: Source = source or self._open_source(job)
         self._cut_job = job
-        self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id)
+        self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id, monotonic=self._machine.monotonic)
         self.epoch = 0
         #: Splits whose attempts may outlive this driver.
         self._n_abandoned = 0
         #: The one thread for listing, index and control objects; another pool for receipts.
-        self._thread = executor(1, "modalbatch-index")
-        self._readers = executor(8, "modalbatch-receipts")
+        self._thread = self._machine.executor(1, "modalbatch-index")
+        self._readers = self._machine.executor(8, "modalbatch-receipts")
         self.phase = "listing"
         self._settlement = Settlement(
             job, self.sink, self.ledger, index_thread=self._off, reader_threads=partial(self._in, self._readers)
@@ -261,7 +261,7 @@ class Run:
             request,
             job.name,
             self.fingerprint,
-            self._now(),
+            self._machine.now(),
             decides=leaves(job),
             timeout_s=job.compute.timeout_s,
         )
@@ -333,6 +333,7 @@ class Run:
         request = self.request
         engine = request.engine
         try:
+            self.ledger.flush()
             sweep(
                 self.sink,
                 manifest,
@@ -343,7 +344,8 @@ class Run:
                         self.sink, engine["home"], engine["id"], run_id=request.run_id, epoch=self.epoch
                     )
                 ),
-                now=self._now,
+                # The clock of this machine may be set to anything.
+                now=self.ledger.store_clock_s,
             )
         except ModalbatchError as error:
             self.ledger.add("sweep_failed", error=error.message)

@@ -30,8 +30,8 @@ def sweep(
 ) -> int:
     """Delete what the newest manifest retires, and parts of attempts that never commit; how many objects.
 
-    `none_is_running` says that no attempt of any run can still be on its way; then age does not matter. Retry-safe:
-    yes, by anyone, at any time.
+    `none_is_running` says that no attempt of any run can still be on its way; then age does not matter. `now` is the
+    clock of the store, or an earlier moment. Retry-safe: yes, by anyone, at any time.
     """
     n_deleted = _sweep_retired(sink, manifest) if manifest else 0
     with closing(_scratch()) as orphans:
@@ -78,9 +78,9 @@ def _scratch() -> sqlite3.Connection:
     """Names on disk: a sink may hold millions. SQLite removes the file by itself."""
     database = sqlite3.connect("", isolation_level=None)
     database.execute("PRAGMA journal_mode = OFF")
+    database.execute("BEGIN")
     database.execute("CREATE TABLE object (name TEXT PRIMARY KEY, modified_s REAL) WITHOUT ROWID")
     database.execute("CREATE TABLE listed (name TEXT PRIMARY KEY) WITHOUT ROWID")
-    database.execute("BEGIN")
     return database
 
 

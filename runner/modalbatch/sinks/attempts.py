@@ -1,7 +1,8 @@
 """A sink without conditional create: Modal Volumes, and stores under `delivery: at_least_once`. Runs on: both.
 
 Everything gets an attempt-unique name; the driver alone decides which attempt counts. The unit of commit is the run.
-Two drivers are arbitrated by a `modal.Dict`, which is never the record: its entries expire.
+Two drivers are arbitrated by a `modal.Dict`, which is never the record: its entries expire. What it said is noted
+beside the manifest before anybody relies on it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,21 @@ import hashlib
 from collections.abc import Callable
 
 from modalbatch.errors import NotFoundError, StateError
-from modalbatch.records import MANIFESTS, Manifest, Receipt, manifest_name, parse_manifest_name, receipt_name
+from modalbatch.records import (
+    MANIFESTS,
+    Manifest,
+    Receipt,
+    decision_name,
+    manifest_name,
+    parse_decision_name,
+    parse_manifest_name,
+    receipt_name,
+)
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores import Store
 
+#: What names of manifests, and of decisions between them, are taken apart with.
+_FORMS = (parse_manifest_name, parse_decision_name)
 #: (key, value) → the value that stands under the key: the first one put. An empty value only asks.
 Arbiter = Callable[[str, str], str]
 
@@ -58,21 +70,48 @@ class AttemptSink(ObjectSink):
         Raises:
             NotFoundError: there is none.
         """
-        found = [parse_manifest_name(entry.name) for entry in self.store.list(manifest_name(number)[: -len(".json")])]
-        hashes = sorted(item[1] for item in found if item and item[0] == number)
-        if not hashes:
-            raise NotFoundError(f"manifest {number} is gone")
-        if len(hashes) > 1 and self.arbiter:
-            hashes = [sha for sha in hashes if sha == self.arbiter(self._key(number), hashes[0])] or hashes
-        data = self.store.read(manifest_name(number, hashes[0]))
-        if hashlib.sha256(data).hexdigest()[:16] != hashes[0]:
+        sha = self._decide(number)
+        data = self.store.read(manifest_name(number, sha))
+        if hashlib.sha256(data).hexdigest()[:16] != sha:
             raise StateError(f"manifest {number} of the sink was altered")
         return data
+
+    def _decide(self, number: int) -> str:
+        """Hash of the manifest that counts under a number.
+
+        One that stands alone is asked for, too: its driver may not have got so far, and the next one may win.
+        """
+        hashes, confirmed = self._hashes(number)
+        if confirmed:
+            return confirmed[0]
+        if not hashes:
+            raise NotFoundError(f"manifest {number} is gone")
+        if not self.arbiter:
+            return hashes[0]
+        decided = self.arbiter(self._key(number), hashes[0])
+        if decided not in hashes:
+            self.store.refresh()
+            hashes, _ = self._hashes(number)
+        return decided if decided in hashes else hashes[0]
+
+    def _hashes(self, number: int) -> tuple[list[str], list[str]]:
+        """Of all manifests under a number, and of the one that is known to count."""
+        names = [entry.name for entry in self.store.list(manifest_name(number)[: -len(".json")])]
+        found = [sorted(sha for n, sha in filter(None, map(parse, names)) if n == number) for parse in _FORMS]
+        return found[0], found[1]
+
+    def confirm(self, manifest: Manifest) -> None:
+        """A file beside the manifest: the arbiter forgets."""
+        sha = hashlib.sha256(manifest.to_bytes()).hexdigest()
+        self.store.create(decision_name(manifest.number, sha), b"")
+        self.store.commit()
 
     def publish(self, manifest: Manifest) -> bool:
         """Write the manifest under its content's name, then let the arbiter decide."""
         data = manifest.to_bytes()
         sha = hashlib.sha256(data).hexdigest()[:16]
+        # Segments before the manifest: a commit in the background may show one file and not the other.
+        self.store.commit()
         self.store.create(manifest_name(manifest.number, sha), data)
         self.store.commit()
         if self.arbiter and self.arbiter(self._key(manifest.number), sha) != sha:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from modalbatch.stores import Store
 class ObjectSink:
     """The layout and the commit points, on one store."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, executor: Callable[[int, str], Executor] = ThreadPoolExecutor) -> None:
+        """`executor`: makes a pool of so many threads with that name, for whoever reads many objects."""
+        self.store, self.executor = store, executor
 
     # -- owner
 
@@ -132,6 +134,12 @@ class ObjectSink:
         done = self.store.create(manifest_name(manifest.number), manifest.to_bytes())
         self.store.commit()
         return done
+
+    def confirm(self, manifest: Manifest) -> None:
+        """Note for good that this manifest counts under its number. Order: before anything that it retires is deleted.
+
+        Here the name alone says so.
+        """
 
     def write_segment(self, name: str, data: bytes) -> None:
         """Write one segment; its name holds its content's hash, so a second writer writes the same."""

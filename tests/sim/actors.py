@@ -1,23 +1,19 @@
-"""Processes of a simulation: greenlets with an event loop, a store and a death of their own."""
+"""Processes of a simulation: greenlets with an event loop and a death of their own, all in one thread."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
-from memory_store import MemoryStore
-from modalbatch.errors import UnavailableError
-from modalbatch.records import parse_manifest_name
-
 if TYPE_CHECKING:
-    from simulation import World
+    from sim.world import World
 
-REPLACEABLE = ("_SUCCESS", "/end.json", ".jsonl")
+NEVER = float("inf")
 
 
 class Violation(Exception):
@@ -31,14 +27,24 @@ class Killed(BaseException):
 class Actor:
     """A process of the simulation: a driver or one attempt of a worker."""
 
-    def __init__(self, world: World, kind: str, main: Callable[[Actor], None], engine: str, weight: float) -> None:
-        self.world, self.kind, self.engine, self.weight = world, kind, engine, weight
-        self.started_s = world.memory.clock_s
+    def __init__(self, world: World, kind: str, main: Callable[[Actor], None], weight: float) -> None:
+        self.world, self.kind, self.weight = world, kind, weight
+        self.name = f"{kind}-{world.next_number()}"
+        self.started_s = world.time_s
         #: A driver that waits for answers or timers; infinite: for answers only.
         self.idle_until_s = 0.0
+        #: As by SIGSTOP: it does not know of it.
+        self.frozen_until_s = 0.0
         self.is_dead = False
+        self.n_steps = 0
+        #: Of a worker, while it may write.
         self.attempt = ""
+        #: Of a driver: how it ended; what it was asked; units that its source has, by id; whether it is by itself.
         self.outcome: dict[str, Any] | None = None
+        self.request: Any = None
+        self.version = ""
+        self.wanted: dict[str, Any] = {}
+        self.is_alone = False
         #: Runs when the process is no more.
         self.at_end: Callable[[], None] = lambda: None
         self._main = main
@@ -49,11 +55,14 @@ class Actor:
             self._main(self)
         self.is_dead = True
 
+    @property
+    def wakes_s(self) -> float:
+        """When it can go on."""
+        return max(self.idle_until_s, self.frozen_until_s)
+
     def pause(self) -> None:
         """Let others run. Raises `Killed` in a process that is no more."""
-        if getcurrent() is not self.greenlet:
-            return  # a reader thread: its process waits for it anyway
-        if self.is_dead:
+        if self.is_dead or getcurrent() is not self.greenlet:
             raise Killed
         loop = asyncio._get_running_loop()
         asyncio._set_running_loop(None)
@@ -66,34 +75,12 @@ class Actor:
 
     def kill(self) -> None:
         if not self.is_dead:
+            self.world.tell(f"{self.name} is killed")
             self.is_dead = True
+            self.world.is_orderly &= self.kind != "driver"
             with suppress(Killed):  # one that has not begun ends at once
                 self.greenlet.throw(Killed)
             self.at_end()
-
-
-class ActorStore(MemoryStore):
-    """A process's client of the store."""
-
-    def __init__(self, actor: Actor) -> None:
-        super().__init__(actor.world.memory, actor.world.spool_dir)
-        self.actor, self.world = actor, actor.world
-
-    def before(self, verb: str, name: str) -> None:
-        self.actor.pause()
-        if getcurrent() is self.actor.greenlet and self.world.strikes():
-            raise UnavailableError(f"cannot {verb} `{name}`")
-        if verb == "replace" and not name.endswith(REPLACEABLE):
-            raise self.world.violation(f"I1: `{name}` is written again")
-        if verb == "delete":
-            self.world.check_delete(name, self.actor)
-
-    def is_lost(self, verb: str, name: str) -> bool:
-        return getcurrent() is self.actor.greenlet and self.world.strikes()
-
-    def changed(self, verb: str, name: str) -> None:
-        if verb == "create" and parse_manifest_name(name):
-            self.world.check_manifest(name, self.actor)
 
 
 class Inline(Executor):
@@ -110,6 +97,9 @@ class Inline(Executor):
             done.set_exception(error)
         return done
 
+    def map(self, call: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Iterator[Any]:
+        return map(call, *iterables)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         pass
 
@@ -123,11 +113,11 @@ class ActorLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda loop, context: None)
 
     def time(self) -> float:
-        return self._actor.world.memory.clock_s
+        return self._actor.world.time_s
 
     def select(self, timeout: float | None) -> list[Any]:
         if timeout != 0:
-            self._actor.idle_until_s = float("inf") if timeout is None else self.time() + timeout
+            self._actor.idle_until_s = NEVER if timeout is None else self.time() + timeout
             self._actor.pause()
             self._actor.idle_until_s = 0.0
         return []

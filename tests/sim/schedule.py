@@ -1,0 +1,60 @@
+"""One seed, one schedule: which kinds there are, and the line that repeats one that failed."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sim.actors import Violation
+from sim.chaos import ACTIONS, chaos
+from sim.volume_world import VOLUME_ACTIONS, VolumeWorld
+from sim.world import World
+
+#: Name → class of the world, whether somebody deletes what is live, what may happen.
+KINDS = {
+    "plain": (World, False, ACTIONS),
+    "vandalised": (World, True, ACTIONS),
+    "volume": (VolumeWorld, False, VOLUME_ACTIONS),
+}
+STEPS = 80, 400
+
+
+def run_schedule(kind: str, seed: int, folder: Path, trace: list[str] | None = None) -> World:
+    """One schedule, to its quiet end.
+
+    Raises:
+        Violation: an invariant does not hold.
+    """
+    world_class, is_vandalised, actions = KINDS[kind]
+    world = world_class(seed, folder, is_vandalised=is_vandalised, trace=trace)
+    try:
+        chaos(world, world.rng.randrange(*STEPS), actions)
+        world.quiet_end()
+    finally:
+        world.close()
+        if world.violations:
+            raise world.violations[0]
+    return world
+
+
+def failures(kind: str, seeds: Iterable[int], mutant: str = "") -> Iterator[str]:
+    """What went wrong in each of the schedules that failed, with the line that repeats it; lazy."""
+    folder = tempfile.mkdtemp(prefix="modalbatch-sim-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    gc.freeze()
+    try:
+        for seed in seeds:
+            try:
+                run_schedule(kind, seed, Path(folder))
+            except Violation as violation:
+                yield f"{violation}\n  python tests/sim/replay.py {kind} {seed} {mutant}".rstrip()
+    finally:
+        shutil.rmtree(folder)
+
+
+def chunk(task: tuple[str, int, int]) -> list[str]:
+    """`failures`, for a process of a pool: kind, first seed, how many."""
+    kind, first, n_seeds = task
+    return list(failures(kind, range(first, first + n_seeds)))

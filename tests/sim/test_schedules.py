@@ -1,0 +1,25 @@
+"""Random schedules of `apply`: the protocol passes all of them.
+
+More of them: `make soak`. One of them again, with its story: the line that a failure prints.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+import pytest
+
+from sim.schedule import chunk
+
+N_SCHEDULES = {"plain": 7000, "vandalised": 1000, "volume": 3000}
+CHUNK = 50
+
+
+@pytest.mark.parametrize("kind", list(N_SCHEDULES))
+def test_no_schedule_breaks_an_invariant(kind: str) -> None:
+    n_schedules = N_SCHEDULES[kind]
+    tasks = [(kind, first, CHUNK) for first in range(0, n_schedules, CHUNK)]
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        failures = [failed for found in pool.imap_unordered(chunk, tasks) for failed in found]
+    assert not failures, f"{len(failures)} of {n_schedules} schedules:\n" + "\n".join(failures[:10])
