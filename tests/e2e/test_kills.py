@@ -78,9 +78,9 @@ class Family:
 
 
 def _has_index(pid: int) -> bool:
-    """Whether the process has a driver's index open; a container that only waits for work has none."""
+    """Whether the process has a driver's index; a container that only waits for work has loaded no SQLite."""
     try:
-        return any("modalbatch-index-" in os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
+        return "/_sqlite3." in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return False
 
