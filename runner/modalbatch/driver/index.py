@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modalbatch.records import Counts, Receipt, Unit, encode, parse_receipt_name
 
@@ -25,6 +25,9 @@ CREATE TABLE receipt (
   chosen INTEGER DEFAULT 0,    -- live after this run
   fresh INTEGER DEFAULT 0,     -- written by this run
   kept INTEGER DEFAULT 0,      -- in a segment that stays as it is
+  stands INTEGER DEFAULT 0,    -- live, or in the place of what is: it stays where its input is gone
+  void INTEGER DEFAULT 0,      -- another one took its place, or the newest manifest retires it
+  replaces TEXT DEFAULT '',    -- name of the receipt whose place it takes
   json TEXT                    -- null: not read, of another fingerprint, or retired
 ) WITHOUT ROWID;
 CREATE INDEX receipt_split ON receipt (split, fp8);
@@ -37,9 +40,12 @@ CREATE TABLE listed (uri TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE was (uri TEXT, accepted INTEGER, PRIMARY KEY (uri, accepted)) WITHOUT ROWID;
 CREATE TABLE lost (unit TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE same (unit TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE again (receipt TEXT PRIMARY KEY, n INTEGER) WITHOUT ROWID;  -- so many of its dead letters are retried
 """
 
 _UNCOVERED = "unit NOT IN (SELECT unit FROM cover)"
+#: Receipts with dead letters to be retried whose place no other one has taken.
+OPEN_RETRIES = "FROM again JOIN receipt ON name = receipt WHERE chosen"
 
 #: Every wanted unit with its reason, in listing order.
 _REASONS = """
@@ -126,6 +132,8 @@ class Index:
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
         self._seq = 0
+        #: Whether receipts that are neither live nor void are left alone: a retry knows nothing of their inputs.
+        self.spares_others = False
 
     def close(self) -> None:
         """Closes: the file, and removes it."""
@@ -151,8 +159,8 @@ class Index:
 
     def fill_receipt(self, name: str, receipt: Receipt, *, live: bool, accepted: bool) -> bool:
         """The content of a listed receipt; False when the sink does not list it: then it is void."""
-        sql = "UPDATE receipt SET live = ?, accepted = ?, json = ? WHERE name = ?"
-        values = (int(live), int(accepted), encode(receipt.to_json()), name)
+        sql = "UPDATE receipt SET live = ?, stands = ?, accepted = ?, replaces = ?, json = ? WHERE name = ?"
+        values = (int(live), int(live), int(accepted), receipt.replaces, encode(receipt.to_json()), name)
         found = self._db.execute(sql, values).rowcount == 1
         if live:
             rows = [(unit.uri, int(accepted)) for unit in receipt.units]
@@ -169,14 +177,31 @@ class Index:
             last = rows[-1][0]
 
     def choose(self) -> None:
-        """Decide which receipts count: usable ones, manifest first, then generation, no unit twice."""
+        """Decide which receipts count: usable ones, manifest first, then generation, no unit twice.
+
+        One that was written to take the place of a chosen one does so, and another one may take its place in turn.
+        """
         self._db.execute("UPDATE receipt SET chosen = 0")
         self._db.execute("DELETE FROM cover")
         # Names alone are sorted: contents would fill the memory that SQLite sorts in.
-        rows = self._db.execute("SELECT name FROM receipt WHERE accepted ORDER BY live DESC, generation DESC, name")
+        which = "live" if self.spares_others else "accepted"
+        rows = self._db.execute(
+            f"SELECT name FROM receipt WHERE {which} ORDER BY live DESC, generation DESC, name"  # noqa: S608
+        )
         for (name,) in rows:
-            (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
-            self._consider(name, receipt_of(text))
+            self._consider(name, self.receipt(name))
+        heirs = "SELECT name FROM receipt WHERE accepted AND NOT live AND replaces != '' ORDER BY generation, name"
+        for (name,) in self._db.execute(heirs).fetchall():
+            if not self._is_chosen(name):
+                self._consider(name, self.receipt(name))
+
+    def receipt(self, name: str) -> Receipt:
+        """The receipt of that name. Order: it was filled in."""
+        (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
+        return receipt_of(text)
+
+    def _is_chosen(self, name: str) -> bool:
+        return self._db.execute("SELECT 1 FROM receipt WHERE name = ? AND chosen", (name,)).fetchone() is not None
 
     def has_parts(self, receipt: Receipt) -> bool:
         """Whether every object that the receipt names is there with its size."""
@@ -191,13 +216,25 @@ class Index:
             return False
         ids = [unit.id for unit in receipt.units]
         marks = ",".join("?" * len(ids))
-        if self._db.execute(f"SELECT 1 FROM cover WHERE unit IN ({marks}) LIMIT 1", ids).fetchone():  # noqa: S608
+        is_taken = self._db.execute(f"SELECT 1 FROM cover WHERE unit IN ({marks}) LIMIT 1", ids).fetchone()  # noqa: S608
+        if is_taken and not self._take_place(name, receipt, ids):
             return False  # another receipt, better or equal, has some of these inputs
         self._db.execute("UPDATE receipt SET chosen = 1 WHERE name = ?", (name,))
         self._db.executemany(
             "INSERT INTO cover (unit, uri, receipt) VALUES (?, ?, ?)",
             [(unit_id, unit.uri, name) for unit_id, unit in zip(ids, receipt.units, strict=True)],
         )
+        return True
+
+    def _take_place(self, name: str, receipt: Receipt, ids: list[str]) -> bool:
+        """Put a receipt in the place of the one that it replaces; False where that one does not count."""
+        covered = self._db.execute("SELECT unit FROM cover WHERE receipt = ?", (receipt.replaces,)).fetchall()
+        if {unit for (unit,) in covered} != set(ids):
+            return False
+        sql = "UPDATE receipt SET stands = (SELECT stands FROM receipt WHERE name = ?) WHERE name = ?"
+        self._db.execute(sql, (receipt.replaces, name))
+        self._db.execute("UPDATE receipt SET chosen = 0, stands = 0, void = 1 WHERE name = ?", (receipt.replaces,))
+        self._db.execute("DELETE FROM cover WHERE receipt = ?", (receipt.replaces,))
         return True
 
     def accept(self, name: str, receipt: Receipt) -> bool:
@@ -225,13 +262,13 @@ class Index:
     def settle_removed(self, on_removed: str) -> None:
         """After the whole source was listed: give up receipts that mix what is wanted with what is not any more.
 
-        A receipt stays iff each of its units is wanted, or is live while its input is gone and `on_removed` is `keep`.
+        A receipt stays iff each of its units is wanted, or stands while its input is gone and `on_removed` is `keep`.
         What an older handler made of an input that is gone stays too: nobody can make it again. A receipt that no
         manifest ever listed does not: an input could have one for each of its earlier states. Where a live receipt is
         given up for some of its units, those that are gone are carried over (`carries`).
         """
         keep = on_removed == "keep"
-        given_up = "AND (NOT live OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
+        given_up = "AND (NOT stands OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
         self._db.execute(
             "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
             f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
@@ -242,7 +279,7 @@ class Index:
 
     def _keep_gone(self) -> None:
         last = ""
-        sql = "SELECT name, json FROM receipt WHERE live AND NOT chosen AND json IS NOT NULL AND name > ? ORDER BY name"
+        sql = "SELECT name, json FROM receipt WHERE stands AND NOT chosen AND name > ? ORDER BY name"
         while rows := self._db.execute(f"{sql} LIMIT 1000", (last,)).fetchall():
             last = rows[-1][0]
             for name, text in rows:
@@ -262,8 +299,7 @@ class Index:
             (name,) = row
             sql = f"SELECT unit FROM carry WHERE receipt = ? AND {_UNCOVERED}"  # noqa: S608
             units = {unit for (unit,) in self._db.execute(sql, (name,))}
-            (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
-            receipt = receipt_of(text)
+            receipt = self.receipt(name)
             yield Carry(name, receipt.fingerprint, [unit for unit in receipt.units if unit.id in units])
 
     def _is_listed(self, uri: str) -> bool:
@@ -278,8 +314,9 @@ class Index:
             yield Unit(*json.loads(text))
 
     def n_missing(self) -> int:
-        """How many wanted units, and units to be carried over, no chosen receipt covers."""
-        return self._n_todo() + self._count(f"SELECT count(*) FROM carry WHERE {_UNCOVERED}")  # noqa: S608
+        """How many wanted units, and units to be carried over, no chosen receipt covers; and receipts to be retried."""
+        n_to_carry = self._count(f"SELECT count(*) FROM carry WHERE {_UNCOVERED}")  # noqa: S608
+        return self._n_todo() + n_to_carry + self._count(f"SELECT count(*) {OPEN_RETRIES}")
 
     def _n_todo(self) -> int:
         return self._count(f"SELECT count(*) FROM want WHERE {_UNCOVERED}")  # noqa: S608
@@ -297,6 +334,12 @@ class Index:
         sql = "SELECT max(generation) FROM receipt WHERE split = ? AND fp8 = ?"
         highest = self._db.execute(sql, (split, fingerprint[:8])).fetchone()[0]
         return max(at_least, (highest or 0) + 1)
+
+    # -- what is retried (see `driver.again`)
+
+    def query(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Rows, for who keeps a table of its own here."""
+        return self._db.execute(sql, values)
 
     # -- the outcome
 
@@ -324,7 +367,8 @@ class Index:
 
     def unchosen(self) -> Iterator[str]:
         """Receipts seen at planning that are not live after this run, by name."""
-        for (name,) in self._db.execute("SELECT name FROM receipt WHERE NOT chosen AND NOT fresh ORDER BY name"):
+        which = "NOT chosen AND NOT fresh" + " AND (live OR void)" * self.spares_others
+        for (name,) in self._db.execute(f"SELECT name FROM receipt WHERE {which} ORDER BY name"):  # noqa: S608
             yield name
 
     def totals(self) -> Totals:

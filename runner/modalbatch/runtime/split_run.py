@@ -96,14 +96,14 @@ class SplitRun:
             FailedRecord: a record failed and the spec says `on_error: fail`.
             ModalbatchError: the source or the disk failed.
         """
-        source = open_source(self.job, self.task.split.roots, in_container=True)
+        source = self.open_source()
         done, self.ordinal = self.ordinal, 0
         for index, unit in enumerate(self.task.split.units):
             self.unit = unit
             self.progress.words[LOW] = NONE
             try:
                 with source.open(unit) as stream:
-                    stream.on_read = self._reading  # type: ignore[attr-defined]
+                    stream.on_read = self._reading
                     for _ in islice(stream, max(0, done - self.ordinal)):
                         self.ordinal += 1
                     (self.each if self._is_plain() else self.calls)(stream)
@@ -120,6 +120,10 @@ class SplitRun:
             "part": [self.part.n_bytes, self.part.close()],
             "dead": [self.dead.n_bytes, self.dead.close()],
         }
+
+    def open_source(self) -> Any:
+        """Where the lines of the units come from."""
+        return open_source(self.job, self.task.split.roots, in_container=True)
 
     def _is_plain(self) -> bool:
         job = self.job.handler

@@ -18,6 +18,7 @@ from typing import Any
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Split, actual_uri, encode
+from modalbatch.runtime.again import Again, letters_path
 from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.child import Seat
 from modalbatch.runtime.commit import commit_attempt, find_committed
@@ -98,25 +99,28 @@ class Worker:
         if split.carry:
             return self._carry(sink, split, attempt, started)
         timeout_s = float(self.job.compute.timeout_s)
-        try:
-            seat = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
-        except queue.Empty:
-            return {"status": "again"}
         spool = Path(sink.store.spool_dir())
         paths = spool / f"{attempt}.part", spool / f"{attempt}.dead"
         try:
+            again = Again(sink, split, paths[0]) if split.retry else None
+            try:
+                seat = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
+            except queue.Empty:
+                return {"status": "again"}
             left_s = timeout_s * (1 - RESERVE_SHARE) - (time.monotonic() - started)
             is_settled = False
             try:
-                outcome = supervise(self.job, seat, split, paths, left_s)
+                outcome = supervise(self.job, seat, again.split if again else split, paths, left_s)
                 is_settled = outcome.status != "start_failed"
             finally:
                 if not is_settled:  # whatever sits there may still be busy with this split
                     seat.vacate()
                 self._free.put(seat)
+            if again and outcome.answer is not None:
+                outcome = Outcome(answer=again.finish(outcome.answer, paths[1]))
             return self._finish(split, attempt, outcome, paths, started)
         finally:
-            for path in (*paths, unit_log_path(paths[0])):
+            for path in (*paths, unit_log_path(paths[0]), letters_path(paths[0])):
                 path.unlink(missing_ok=True)
 
     def _carry(self, sink: ObjectSink, split: Split, attempt: str, started: float) -> Json:
