@@ -14,8 +14,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from modalbatch.driver.index import OPEN_RETRIES, Index, receipt_of
-from modalbatch.driver.plan import READERS, Sight, SplitMaker, read_sink
+from modalbatch.driver.plan import READERS, Sight, SplitMaker, check_owner, read_sink
+from modalbatch.driver.runs import Request
 from modalbatch.errors import StateError
+from modalbatch.job import Job
 from modalbatch.records import Counts, Json, Receipt, Split
 from modalbatch.sinks.content import read_lines
 from modalbatch.sinks.letter import is_meant
@@ -58,6 +60,29 @@ def plan_retry(sink: ObjectSink, index: Index, fingerprint: str, error: str | No
     if not n_letters and not is_continued:
         sight.accepted = sight.manifest.accepted
     return Retry(sight, n_letters, n_receipts, is_continued)
+
+
+def retry_facts(job: Job, sink: ObjectSink, fingerprint: str, error: str | None, *, request: Request) -> Json:
+    """What a retry would do, as plain data; writes nothing.
+
+    Raises:
+        StateError: the sink is not this job's, nothing is live, or something of it is gone or altered.
+    """
+    check_owner(job, sink, into_existing=True, adopt=request.adopt)
+    index = Index()
+    try:
+        found = plan_retry(sink, index, fingerprint, error)
+    finally:
+        index.close()
+    return {
+        "name": job.name,
+        "fingerprint": fingerprint,
+        "error": error,
+        "manifest": found.sight.generation - 1,
+        "letters": found.n_letters,
+        "todo": {"splits": found.n_receipts},
+        "is_done": not found.n_letters and not found.is_continued,
+    }
 
 
 def _meant(sink: ObjectSink, index: Index, retry: Json) -> Iterator[tuple[str, int]]:
