@@ -120,6 +120,9 @@ class Split:
     suspects: Json = field(default_factory=dict)
     #: Name of a receipt: its records of these units are copied, no handler is called (see `runtime.carry`).
     carry: str = ""
+    #: {"receipt": name, and what `sinks.letter.is_meant` asks}: the dead letters of this receipt are processed, and not
+    #: the units (see `runtime.again`).
+    retry: Json = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -142,6 +145,7 @@ class Split:
                 "is_sample": self.is_sample,
                 "suspects": self.suspects,
                 "carry": self.carry,
+                "retry": self.retry,
             }
         )
 
@@ -217,19 +221,32 @@ class Receipt:
     #: What each unit gave, in the order of `units`, in which the records of the parts lie, too. Empty: not known.
     unit_counts: tuple[Counts, ...] = ()
     parts: tuple[Part, ...] = ()
+    #: Where the units do not simply lie one after the other: all parts together are row after row, and in each row lie
+    #: so many records of each unit.
+    spread: tuple[tuple[int, ...], ...] = ()
+    #: Name of the receipt whose place this one takes: it has its parts, and what became of its dead letters.
+    replaces: str = ""
     dead: tuple[Part, ...] = ()
     counts: Counts = Counts()
     seconds: float = 0.0
     container: str = ""
     gpu: str | None = None
 
+    @property
+    def lying(self) -> tuple[tuple[int, ...], ...]:
+        """How the records of the units lie in the parts: `spread`, or its only row. Order: `unit_counts` is known."""
+        return self.spread or (tuple(item.out for item in self.unit_counts),)
+
     def to_bytes(self) -> bytes:
         """Canonical JSON; the pins of inputs are left out, they are of one machine."""
         return encode(self.to_json()).encode()
 
     def to_json(self) -> Json:
-        """Plain data."""
-        return {
+        """Plain data; what only few receipts have is left out of the others."""
+        extra: Json = {"spread": self.spread} if self.spread else {}
+        if self.replaces:
+            extra["replaces"] = self.replaces
+        return extra | {
             "format": SINK_FORMAT,
             "split": self.split,
             "fingerprint": self.fingerprint,
@@ -273,6 +290,8 @@ class Receipt:
                 units=tuple(map(_unit_of, inputs)),
                 unit_counts=tuple(Counts.from_json(more) for item in inputs for more in item[4:] if type(more) is dict),
                 parts=tuple(Part(*part) for part in data["parts"]),
+                spread=tuple(tuple(row) for row in data.get("spread", ())),
+                replaces=data.get("replaces", ""),
                 dead=tuple(Part(*part) for part in data["dead"]),
                 counts=Counts.from_json(data["counts"]),
                 seconds=data["seconds"],

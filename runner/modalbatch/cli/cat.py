@@ -53,11 +53,11 @@ def dead_letters(sink: ObjectSink) -> Iterator[Json]:
 
 def _of_kind(sink: ObjectSink, signature: str) -> Iterator[bytes]:
     """The lines of dead letters of one kind. Raises: UsageError when there is none."""
-    from modalbatch.report.cluster import kind_of
+    from modalbatch.sinks.letter import failing
 
     found = False
     for line in _lines(_blocks(sink, dead=True)):
-        if kind_of(json.loads(line)).signature == signature:
+        if failing(json.loads(line)).signature == signature:
             found = True
             yield line + b"\n"
     if not found:

@@ -61,12 +61,13 @@ def command(operand: str | None, as_json: bool) -> None:
 
 
 def _lines(kind: Kind) -> list[str]:
-    name = kind.type.replace(_OUR_OWN, "modalbatch.")  # as handlers write it
-    message = f": {kind.message}" if kind.message else ""
-    place = f" · {kind.place}" if kind.place else ""
+    failing = kind.failing
+    name = failing.type.replace(_OUR_OWN, "modalbatch.")  # as handlers write it
+    message = f": {failing.message}" if failing.message else ""
+    place = f" · {failing.place}" if failing.place else ""
     inputs = f" · {len(kind.uris):,} inputs" if len(kind.uris) > 1 else ""
     return [
-        f"{kind.n:>7,} × {kind.cause} · {name}{message}",
+        f"{kind.n:>7,} × {failing.cause} · {name}{message}",
         f"{'':>10}{kind.signature}{place}{inputs}",
         f"{'':>10}for example {_where(kind.sample)}{_shown(kind.sample)}",
     ]

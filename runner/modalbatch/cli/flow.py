@@ -47,6 +47,8 @@ class Wish:
     #: What to do when only code or image changed; both False: ask, or redo.
     keep: bool = False
     redo: bool = False
+    #: As in `driver.runs.Request`.
+    retry: Json | None = None
     yes: bool = False
     force: bool = False
     into_existing: bool = False
@@ -240,6 +242,7 @@ class Flow:
             engine=session.facts,
             containers=session.n_containers(self._job),
             keep=keep,
+            retry=wish.retry,
             into_existing=wish.into_existing,
             adopt=wish.adopt,
             user=_user(),
@@ -263,7 +266,7 @@ class Flow:
     def _stage(self) -> dict[str, str]:
         """Roots for containers on Modal, where nothing of this machine is."""
         roots = sink_roots(self._job)
-        if any(is_local(uri) for uri in self._job.source.uris):
+        if self._wish.retry is None and any(is_local(uri) for uri in self._job.source.uris):
             inputs = (item for item in self._source().inputs() if is_local(item.uri))
             staged = stage(self._job, inputs, self._roots)
             roots |= staged.roots

@@ -5,8 +5,6 @@ Owns the batches in which many parts are read by many containers.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from modalbatch.driver.proof import Finding
 from modalbatch.errors import CorruptInputError, NotFoundError, UnavailableError
 from modalbatch.formats.compression import infer_compression, open_decompressor
 from modalbatch.records import Part, encode
+from modalbatch.sinks.content import Hashed
 from modalbatch.stores import Store
 
 _BLOCK_BYTES = 1 << 20
@@ -64,7 +63,7 @@ def check_content(store: Store, part: Part) -> Finding | None:
     except NotFoundError:
         return Finding("missing", part.name, f"{part.records} records, {part.bytes} bytes")
     with raw:
-        hashed = _Hashed(raw)
+        hashed = Hashed(raw)
         block_bytes = min(_BLOCK_BYTES, max(_SMALL_BYTES, part.bytes + 1))
         n_records, damage = _count_records(hashed, part.name, block_bytes)
         while hashed.read(block_bytes):  # what a decompressor that stopped early left
@@ -78,7 +77,7 @@ def check_content(store: Store, part: Part) -> Finding | None:
     return None
 
 
-def _count_records(stream: _Hashed, name: str, block_bytes: int) -> tuple[int, str]:
+def _count_records(stream: Hashed, name: str, block_bytes: int) -> tuple[int, str]:
     """Lines of a part, and what is wrong with its compression."""
     n_records, last = 0, b"\n"
     try:
@@ -89,20 +88,3 @@ def _count_records(stream: _Hashed, name: str, block_bytes: int) -> tuple[int, s
     except CorruptInputError as error:
         return n_records, error.message
     return n_records, "" if last.endswith(b"\n") else "its last record has no end"
-
-
-class _Hashed(io.RawIOBase):
-    """A raw stream that hashes what passes."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        super().__init__()
-        self._raw = raw
-        self.sha = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        n_bytes = int(self._raw.readinto(buffer))  # type: ignore[attr-defined]
-        self.sha.update(memoryview(buffer)[:n_bytes])
-        return n_bytes

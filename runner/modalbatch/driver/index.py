@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modalbatch.driver.cover import Piece, choose_pieces, gaps
 from modalbatch.records import ALL_LINES, Counts, Receipt, Unit, encode, parse_receipt_name
@@ -24,7 +24,10 @@ CREATE TABLE receipt (
   chosen INTEGER DEFAULT 0,    -- live after this run
   fresh INTEGER DEFAULT 0,     -- written by this run
   kept INTEGER DEFAULT 0,      -- in a segment that stays as it is
-  void INTEGER DEFAULT 0,      -- of pieces, and what it names is gone
+  broken INTEGER DEFAULT 0,    -- of pieces, and what it names is gone
+  stands INTEGER DEFAULT 0,    -- live, or in the place of what is: it stays where its input is gone
+  void INTEGER DEFAULT 0,      -- another one took its place, or the newest manifest retires it
+  replaces TEXT DEFAULT '',    -- name of the receipt whose place it takes
   json TEXT                    -- null: not read, of another fingerprint, or retired
 ) WITHOUT ROWID;
 CREATE INDEX receipt_split ON receipt (split, fp8);
@@ -43,11 +46,14 @@ CREATE TABLE listed (uri TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE was (uri TEXT, accepted INTEGER, PRIMARY KEY (uri, accepted)) WITHOUT ROWID;
 CREATE TABLE lost (unit TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE same (unit TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE again (receipt TEXT PRIMARY KEY, n INTEGER) WITHOUT ROWID;  -- so many of its dead letters are retried
 """
 
 #: Stems whose pieces stand for them.
 _WHOLE = f"(SELECT stem FROM piece GROUP BY stem HAVING sum(high - low) = {ALL_LINES})"  # noqa: S608
 _UNCOVERED = f"unit NOT IN (SELECT unit FROM cover) AND unit NOT IN {_WHOLE}"  # noqa: S608
+#: Receipts with dead letters to be retried whose place no other one has taken.
+OPEN_RETRIES = "FROM again JOIN receipt ON name = receipt WHERE chosen"
 
 #: Every wanted unit with its reason, in listing order.
 _REASONS = f"""
@@ -134,6 +140,8 @@ class Index:
         self._seq = 0
         #: Wanted units of which something was not done when they were noted.
         self.n_undone = 0
+        #: Whether receipts that are neither live nor void are left alone: a retry knows nothing of their inputs.
+        self.spares_others = False
 
     def close(self) -> None:
         """Closes: the database, and with it its file."""
@@ -158,8 +166,8 @@ class Index:
 
     def fill_receipt(self, name: str, receipt: Receipt, *, live: bool, accepted: bool) -> bool:
         """The content of a listed receipt; False when the sink does not list it: then it is void."""
-        sql = "UPDATE receipt SET live = ?, accepted = ?, json = ? WHERE name = ?"
-        values = (int(live), int(accepted), encode(receipt.to_json()), name)
+        sql = "UPDATE receipt SET live = ?, stands = ?, accepted = ?, replaces = ?, json = ? WHERE name = ?"
+        values = (int(live), int(live), int(accepted), receipt.replaces, encode(receipt.to_json()), name)
         found = self._db.execute(sql, values).rowcount == 1
         if live:
             rows = [(unit.uri, int(accepted)) for unit in receipt.units]
@@ -178,25 +186,31 @@ class Index:
     def choose(self) -> None:
         """Decide which receipts count: usable ones, manifest first, then generation, no line twice.
 
-        Of receipts that no manifest lists, those with pieces of units come last: whole units are never worse.
+        One that was written to take the place of a chosen one does so, and another one may take its place in turn. Of
+        receipts that no manifest lists, those with pieces of units come last: whole units are never worse.
         """
         self._db.execute("UPDATE receipt SET chosen = 0")
         for table in ("cover", "piece", "loose"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608
         # Names alone are sorted: contents would fill the memory that SQLite sorts in.
+        which = "live" if self.spares_others else "accepted"
         rows = self._db.execute(
-            "SELECT name, live FROM receipt WHERE accepted ORDER BY live DESC, generation DESC, name"
+            f"SELECT name, live FROM receipt WHERE {which} ORDER BY live DESC, generation DESC, name"  # noqa: S608
         )
         for name, is_live in rows:
-            receipt = self._receipt(name)
+            receipt = self.receipt(name)
             pieces = [] if is_live else [unit for unit in receipt.units if unit.is_piece]
             if not pieces:
                 self._consider(name, receipt)
             elif not self.has_parts(receipt):
-                self._db.execute("UPDATE receipt SET void = 1 WHERE name = ?", (name,))
+                self._db.execute("UPDATE receipt SET broken = 1 WHERE name = ?", (name,))
             else:
                 values = [(unit.stem, unit.low, unit.high, name) for unit in pieces]
                 self._db.executemany("INSERT INTO loose VALUES (?, ?, ?, ?)", values)
+        heirs = "SELECT name FROM receipt WHERE accepted AND NOT live AND replaces != '' ORDER BY generation, name"
+        for (name,) in self._db.execute(heirs).fetchall():
+            if not self._is_chosen(name):
+                self._consider(name, self.receipt(name))
         for (stem,) in self._db.execute("SELECT DISTINCT stem FROM loose ORDER BY stem").fetchall():
             self._choose_pieces(stem)
 
@@ -207,11 +221,16 @@ class Index:
         loose = [Piece(*row) for row in self._db.execute(rows.format("loose"), (stem,))]
         free = [item for item in loose if not any(item.low < it.high and it.low < item.high for it in fixed)]
         for piece in choose_pieces([*fixed, *free]):
-            self._consider(piece.receipt, self._receipt(piece.receipt))
+            if not self._is_chosen(piece.receipt):
+                self._consider(piece.receipt, self.receipt(piece.receipt))
 
-    def _receipt(self, name: str) -> Receipt:
+    def receipt(self, name: str) -> Receipt:
+        """The receipt of that name. Order: it was filled in."""
         (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
         return receipt_of(text)
+
+    def _is_chosen(self, name: str) -> bool:
+        return self._db.execute("SELECT 1 FROM receipt WHERE name = ? AND chosen", (name,)).fetchone() is not None
 
     def has_parts(self, receipt: Receipt) -> bool:
         """Whether every object that the receipt names is there with its size."""
@@ -225,7 +244,7 @@ class Index:
         if not self.has_parts(receipt):
             return False
         ids = [unit.id for unit in receipt.units]
-        if self._overlaps(receipt.units, ids):
+        if self._overlaps(receipt.units, ids) and not self._take_place(name, receipt, ids):
             return False  # another receipt, better or equal, has some of these inputs
         self._db.execute("UPDATE receipt SET chosen = 1 WHERE name = ?", (name,))
         self._db.executemany(
@@ -251,6 +270,18 @@ class Index:
                 if self._db.execute(sql, lines).fetchone() or self._db.execute(whole, lines[:1]).fetchone():
                     return True
         return False
+
+    def _take_place(self, name: str, receipt: Receipt, ids: list[str]) -> bool:
+        """Put a receipt in the place of the one that it replaces; False where that one does not count."""
+        covered = self._db.execute("SELECT unit FROM cover WHERE receipt = ?", (receipt.replaces,)).fetchall()
+        if {unit for (unit,) in covered} != set(ids):
+            return False
+        sql = "UPDATE receipt SET stands = (SELECT stands FROM receipt WHERE name = ?) WHERE name = ?"
+        self._db.execute(sql, (receipt.replaces, name))
+        self._db.execute("UPDATE receipt SET chosen = 0, stands = 0, void = 1 WHERE name = ?", (receipt.replaces,))
+        for table in ("cover", "piece"):
+            self._db.execute(f"DELETE FROM {table} WHERE receipt = ?", (receipt.replaces,))  # noqa: S608
+        return True
 
     def accept(self, name: str, receipt: Receipt) -> bool:
         """A receipt of this run; its parts were verified when they were written, and are listed again later."""
@@ -290,13 +321,13 @@ class Index:
     def settle_removed(self, on_removed: str) -> None:
         """After the whole source was listed: give up receipts that mix what is wanted with what is not any more.
 
-        A receipt stays iff each of its units is wanted, or is live while its input is gone and `on_removed` is `keep`.
+        A receipt stays iff each of its units is wanted, or stands while its input is gone and `on_removed` is `keep`.
         What an older handler made of an input that is gone stays too: nobody can make it again. A receipt that no
         manifest ever listed does not: an input could have one for each of its earlier states. Where a live receipt is
         given up for some of its units, those that are gone are carried over (`carries`).
         """
         keep = on_removed == "keep"
-        given_up = "AND (NOT live OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
+        given_up = "AND (NOT stands OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
         self._db.execute(
             "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
             f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
@@ -309,7 +340,7 @@ class Index:
 
     def _keep_gone(self) -> None:
         last = ""
-        sql = "SELECT name, json FROM receipt WHERE live AND NOT chosen AND json IS NOT NULL AND name > ? ORDER BY name"
+        sql = "SELECT name, json FROM receipt WHERE stands AND NOT chosen AND name > ? ORDER BY name"
         while rows := self._db.execute(f"{sql} LIMIT 1000", (last,)).fetchall():
             last = rows[-1][0]
             for name, text in rows:
@@ -329,7 +360,7 @@ class Index:
             (name,) = row
             sql = f"SELECT unit FROM carry WHERE receipt = ? AND {_UNCOVERED}"  # noqa: S608
             units = {unit for (unit,) in self._db.execute(sql, (name,))}
-            receipt = self._receipt(name)
+            receipt = self.receipt(name)
             yield Carry(name, receipt.fingerprint, [unit for unit in receipt.units if unit.id in units])
 
     def _is_listed(self, uri: str) -> bool:
@@ -341,8 +372,9 @@ class Index:
             yield from self.undone(Unit(*json.loads(text)))
 
     def n_missing(self) -> int:
-        """How many wanted units, and units to be carried over, no chosen receipt covers."""
-        return self._n_todo() + self._count(f"SELECT count(*) FROM carry WHERE {_UNCOVERED}")  # noqa: S608
+        """How many wanted units, and units to be carried over, no chosen receipt covers; and receipts to be retried."""
+        n_to_carry = self._count(f"SELECT count(*) FROM carry WHERE {_UNCOVERED}")  # noqa: S608
+        return self._n_todo() + n_to_carry + self._count(f"SELECT count(*) {OPEN_RETRIES}")
 
     def _n_todo(self) -> int:
         return self._count(f"SELECT count(*) FROM want WHERE {_UNCOVERED}")  # noqa: S608
@@ -360,9 +392,15 @@ class Index:
 
         And higher than every void receipt of pieces: where a split will be divided, nobody knows yet.
         """
-        sql = "SELECT max(generation) FROM receipt WHERE fp8 = ? AND (split = ? OR void)"
+        sql = "SELECT max(generation) FROM receipt WHERE fp8 = ? AND (split = ? OR broken)"
         highest = self._db.execute(sql, (fingerprint[:8], split)).fetchone()[0]
         return max(at_least, (highest or 0) + 1)
+
+    # -- what is retried (see `driver.again`)
+
+    def query(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Rows, for who keeps a table of its own here."""
+        return self._db.execute(sql, values)
 
     # -- the outcome
 
@@ -390,7 +428,8 @@ class Index:
 
     def unchosen(self) -> Iterator[str]:
         """Receipts seen at planning that are not live after this run, by name."""
-        for (name,) in self._db.execute("SELECT name FROM receipt WHERE NOT chosen AND NOT fresh ORDER BY name"):
+        which = "NOT chosen AND NOT fresh" + " AND (live OR void)" * self.spares_others
+        for (name,) in self._db.execute(f"SELECT name FROM receipt WHERE {which} ORDER BY name"):  # noqa: S608
             yield name
 
     def totals(self) -> Totals:

@@ -205,7 +205,7 @@ class SplitMaker:
         for carry in carries:
             yield self.split(carry.units, carry.fingerprint, carry.receipt)
 
-    def split(self, units: list[Unit], fingerprint: str = "", carry: str = "") -> Split:
+    def split(self, units: list[Unit], fingerprint: str = "", carry: str = "", *, retry: Json | None = None) -> Split:
         """The split of these units, in a generation that no void receipt of it has."""
         fingerprint = fingerprint or self.fingerprint
         roots = dict(self.folders)
@@ -217,6 +217,7 @@ class SplitMaker:
             run_id=self.run_id,
             roots=roots,
             carry=carry,
+            retry=retry or {},
         )
         generation = self.index.generation(split.id, fingerprint, self.generation)
         return split if generation == self.generation else replace(split, generation=generation)

@@ -17,12 +17,14 @@ from itertools import chain
 from typing import Any
 
 from modalbatch.driver import runs
+from modalbatch.driver.again import plan_retry, retry_splits
 from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
 from modalbatch.driver.machine import Machine
 from modalbatch.driver.plan import (
     Packing,
+    Sight,
     SplitMaker,
     check_not_empty,
     check_owner,
@@ -208,7 +210,8 @@ class Run:
         if self.request.fingerprint not in ("", self.fingerprint):
             raise StateError("the driver sees other files than the command did", hint="apply again")
         await self._off(self._check)
-        measured = await self._measure() if is_to_be_measured(self.job, self.sink.owner()) else None
+        is_measured = self.request.retry is None and is_to_be_measured(self.job, self.sink.owner())
+        measured = await self._measure() if is_measured else None
         await self._off(self._begin, measured)
         for _ in range(MAX_PLANS):
             index = Index()
@@ -270,7 +273,7 @@ class Run:
 
     async def _plan_and_run(self, index: Index) -> Verdict:
         self._index = index
-        self._sight = await self._off(read_sink, self.sink, index, self.fingerprint, keep=self.request.keep)
+        self._sight = await self._off(self._look_at_sink, index)
         self._maker = SplitMaker(
             fingerprint=self.fingerprint,
             run_id=self.request.run_id,
@@ -305,6 +308,12 @@ class Run:
         verdict: Verdict = await self._off(self._publish)
         return verdict
 
+    def _look_at_sink(self, index: Index) -> Sight:
+        retry = self.request.retry
+        if retry is None:
+            return read_sink(self.sink, index, self.fingerprint, keep=self.request.keep)
+        return plan_retry(self.sink, index, self.fingerprint, retry["error"]).sight
+
     def _publish(self) -> Verdict:
         index = self._index
         missing = index.n_missing()
@@ -314,7 +323,7 @@ class Run:
             raise BusyError("another driver of this run took over", hint=f"modalbatch status {self.request.run_id}")
         self.phase = "publishing"
         fence = judge(self.job, index.totals().counts, is_final=True)
-        if fence.code == FenceError.exit_code:
+        if fence.code == FenceError.exit_code and self.request.retry is None:
             return self.verdict("failed", error=fence.error)
         manifest = publish(self.sink, index, self._sight, self.request.run_id)
         verdict = self.verdict("done", manifest=manifest)
@@ -358,6 +367,8 @@ class Run:
         index = self._index
         self._settlement.look_again(index)
         self._round += 1
+        if self.request.retry is not None:
+            return self._retry_round(self.request.retry["error"])
         if self._round == 1:
             return self._first_round()
         if self._round == 2:
@@ -375,6 +386,15 @@ class Run:
         if self._settlement.n_lost:
             splits = (split.suspected() for split in splits)
         return self._noted(chain(splits, self._maker.carried(carries)))
+
+    def _retry_round(self, error: str | None) -> Iterator[Split] | None:
+        index = self._index
+        if self._round > 1 + MAX_ROUNDS or not index.n_missing():
+            return None
+        self.todo_is_known = True
+        given_up = self._settlement.changed_inputs()
+        splits = retry_splits(self._maker, error)
+        return self._noted(split for split in splits if given_up.isdisjoint(unit.uri for unit in split.units))
 
     def _first_round(self) -> Iterator[Split]:
         yield from self._noted(self._maker.splits(enumerate_missing(self.source, self._index)))

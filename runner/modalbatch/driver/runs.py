@@ -30,6 +30,8 @@ class Request:
     containers: int = 1
     #: Count results under earlier accepted fingerprints as done.
     keep: bool = False
+    #: {"error": signature or None}: no input is processed, but the live dead letters (of that kind) are, once more.
+    retry: Json | None = None
     into_existing: bool = False
     adopt: bool = False
     #: Who started it, for people.
@@ -84,6 +86,8 @@ def begin(
         "timeout_s": timeout_s,
         "started": round(started_s, 3),
     }
+    if request.retry:
+        data["retry"] = request.retry
     sink.store.create(run_object(request.run_id, REQUEST), encode(data).encode())
     sink.store.commit()
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from modalbatch.driver.again import gain
 from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
@@ -172,11 +173,13 @@ class Settlement:
         if is_carried:
             return True  # nothing was processed: it is kept
         self.n_done += 1
-        self.counts = self.counts + receipt.counts
+        gained = await self._off(gain, index, receipt) if receipt.replaces else receipt.counts
+        self.counts = self.counts + gained
         if receipt.seconds < SHORT_S:
             feed.widen()
         self._note(receipt)
-        fence = judge(self._job, self.counts, is_final=False).error
+        # A retry makes nothing worse: what is dead was dead.
+        fence = None if receipt.replaces else judge(self._job, self.counts, is_final=False).error
         if fence is not None:
             self.stop(feed, fence)
         return True
@@ -192,7 +195,7 @@ class Settlement:
                 if receipt is not None and index.accept(name, receipt):
                     self.has_accepted = True
                     self.n_done += 1
-                    self.counts = self.counts + receipt.counts
+                    self.counts = self.counts + gain(index, receipt)
                     self._note(receipt)
         except ModalbatchError as error:  # what is not seen is done again
             self._ledger.add("refresh_failed", error=error.message)

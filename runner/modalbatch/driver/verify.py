@@ -251,6 +251,8 @@ class _Verifier:
             and all(item.balances() for item in receipt.unit_counts)
         ):
             self._problem("inconsistent", name, "the counts of its inputs do not add up to its own")
+        if receipt.spread and not _is_spread(receipt):
+            self._problem("inconsistent", name, "where the records of its inputs lie does not add up to their counts")
         for unit in receipt.units:
             place = (unit.uri, unit.identity, unit.start, unit.end, unit.low, unit.high)
             row = (unit.id, unit.stem, *place, name)
@@ -391,6 +393,13 @@ def _must_have_succeeded(manifest: Manifest, runs: list[Json]) -> bool:
     """Whether a run left `_SUCCESS` and no other can have removed it: the newest ended well, and none is open."""
     ends = [run["end"] for run in sorted(runs, key=lambda run: float(run.get("started", 0)))]
     return bool(ends) and all(ends) and ends[-1].get("exit_code") == 0 and ends[-1].get("manifest") == manifest.number
+
+
+def _is_spread(receipt: Receipt) -> bool:
+    """Whether the rows of `spread` sum up to what the units gave."""
+    if any(len(row) != len(receipt.unit_counts) for row in receipt.spread):
+        return False
+    return [sum(column) for column in zip(*receipt.spread, strict=True)] == [item.out for item in receipt.unit_counts]
 
 
 def _records(parts: tuple[Part, ...]) -> int:

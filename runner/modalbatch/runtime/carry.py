@@ -6,20 +6,18 @@ handler and decodes no record; refuses a part that is not what its receipt says.
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
-from itertools import islice
+from itertools import accumulate, chain, cycle, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from modalbatch.errors import NotFoundError, StateError, UnavailableError
-from modalbatch.formats.compression import infer_compression, open_compressor, open_decompressor
+from modalbatch.errors import StateError, UnavailableError
+from modalbatch.formats.compression import open_compressor
 from modalbatch.job import Job
 from modalbatch.records import Counts, Part, Receipt, Split, total
 from modalbatch.runtime.spool import Spool
+from modalbatch.sinks.content import read_lines
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores import Store
 
@@ -46,13 +44,15 @@ def carry_over(job: Job, sink: ObjectSink, split: Split, paths: tuple[Path, Path
     old = sink.read_receipt(split.carry)
     if old is None:
         raise UnavailableError(f"`{split.carry}` of the sink is gone", hint="apply again")
-    counts = _counts(old, split)
+    counts, wanted = _counts(old, split), {unit.id for unit in split.units}
+    lying, dead = old.lying, [[item.dead for item in old.unit_counts]]
     compress = None if job.sink.compression == "none" else open_compressor(job.sink.compression)
     return {
         "counts": asdict(total(counts)),
         "units": [asdict(item) for item in counts],
-        "part": _copy(sink.store, old.parts, _ranges(old, split, lambda item: item.out), Spool(paths[0], compress)),
-        "dead": _copy(sink.store, old.dead, _ranges(old, split, lambda item: item.dead), Spool(paths[1], None)),
+        "part": _copy(sink.store, old.parts, _ranges(old, wanted, lying), Spool(paths[0], compress)),
+        "dead": _copy(sink.store, old.dead, _ranges(old, wanted, dead), Spool(paths[1], None)),
+        "spread": [[n for unit, n in zip(old.units, row, strict=True) if unit.id in wanted] for row in lying],
     }
 
 
@@ -64,22 +64,21 @@ def _counts(old: Receipt, split: Split) -> list[Counts]:
         raise StateError(f"`{split.carry}` of the sink does not cover what is to be carried over") from None
 
 
-def _ranges(old: Receipt, split: Split, n_records: Callable[[Counts], int]) -> list[_Range]:
-    """Where the split's units lie: parts hold the results of the units one after the other."""
-    wanted, ranges, first = {unit.id for unit in split.units}, [], 0
-    for unit, counts in zip(old.units, old.unit_counts, strict=True):
-        end = first + n_records(counts)
-        if unit.id in wanted and end > first:
-            ranges.append(_Range(first, end))
-        first = end
-    return ranges
+def _ranges(old: Receipt, wanted: set[str], lying: Sequence[Sequence[int]]) -> list[_Range]:
+    """Where the wanted units lie (see `Receipt.lying`)."""
+    ends = pairwise(accumulate(chain.from_iterable(lying), initial=0))
+    return [
+        _Range(first, end)
+        for unit, (first, end) in zip(cycle(old.units), ends, strict=False)
+        if unit.id in wanted and end > first
+    ]
 
 
 def _copy(store: Store, parts: tuple[Part, ...], ranges: list[_Range], spool: Spool) -> list[Any]:
     """Bytes and sha256 of the lines in these ranges."""
     piece = bytearray()
     try:
-        for line in _chosen(_lines(store, parts) if ranges else iter(()), ranges):
+        for line in _chosen(read_lines(store, parts, hint=_HINT) if ranges else iter(()), ranges):
             piece += line
             if len(piece) > _PIECE_BYTES:
                 spool.append(piece)
@@ -98,40 +97,3 @@ def _chosen(lines: Iterator[bytes], ranges: list[_Range]) -> Iterator[bytes]:
         at = end
     for _ in lines:  # to the end of the last part: only then its hash is known
         pass
-
-
-def _lines(store: Store, parts: tuple[Part, ...]) -> Iterator[bytes]:
-    """Every line of the parts, checked: the caller has seen the last one when a part proves to be altered."""
-    for part in parts:
-        try:
-            raw = store.open(part.name)
-        except NotFoundError:
-            raise UnavailableError(f"`{part.name}` of the sink is gone", hint=_HINT) from None
-        n_lines = 0
-        with raw:
-            hashed = _Hashed(raw)
-            plain = open_decompressor(cast("BinaryIO", hashed), infer_compression(part.name), part.name)
-            for line in io.BufferedReader(plain, _PIECE_BYTES):
-                n_lines += 1
-                yield line
-            for _ in iter(partial(hashed.read, _PIECE_BYTES), b""):  # what the decompressor left
-                pass
-        if hashed.sha.hexdigest() != part.sha256 or n_lines != part.records:
-            raise StateError(f"`{part.name}` of the sink was altered", hint=_HINT)
-
-
-class _Hashed(io.RawIOBase):
-    """A raw stream that hashes what passes."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        super().__init__()
-        self._raw = raw
-        self.sha = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        n_bytes = int(self._raw.readinto(buffer))  # type: ignore[attr-defined]
-        self.sha.update(memoryview(buffer)[:n_bytes])
-        return n_bytes

@@ -6,7 +6,7 @@ Owns the worker's half of `guarantees.md` section 3. The worker and the schedule
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,17 @@ def commit_attempt(
 ) -> Json:
     """Publish what a slot wrote to `paths` (results, dead letters) and make it count; the answer for the driver.
 
-    `answer` is the slot's: `counts`, those of each of the `units`, and bytes and sha256 of `part` and `dead`.
-    `elapsed_s`: since the attempt's entry.
+    `answer` is the slot's: `counts`, those of each of the `units`, and bytes and sha256 of `part` and `dead`; with
+    `replaces`, the name of a receipt, its `parts` go before `part`. `elapsed_s`: since the attempt's entry.
     """
     counts, unit_counts = Counts(**answer["counts"]), tuple(Counts(**item) for item in answer["units"])
     is_whole = len(unit_counts) == len(split.units) and total(unit_counts) == counts
     if not is_whole or not all(item.balances() for item in unit_counts):
         return _failed("InternalError", f"counts do not add up: {counts}")
     suffix = ".jsonl" + compression.SUFFIXES[job.sink.compression]
-    part = _part(part_name(split.id, attempt, suffix), answer["part"], counts.out)
+    earlier: tuple[Part, ...] = answer.get("parts", ())
+    n_earlier = sum(item.records for item in earlier)
+    part = _part(part_name(split.id, attempt, suffix), answer["part"], counts.out - n_earlier)
     dead = _part(dead_name(split.id, attempt), answer["dead"], counts.dead)
     for path, objects in ((paths[0], part), (paths[1], dead)):
         for item in objects:
@@ -62,7 +64,9 @@ def commit_attempt(
         run_id=split.run_id,
         units=split.units,
         unit_counts=unit_counts,
-        parts=part,
+        parts=earlier + part,
+        spread=_spread(answer.get("spread", ())),
+        replaces=answer.get("replaces", ""),
         dead=dead,
         counts=counts,
         seconds=elapsed,
@@ -75,6 +79,12 @@ def commit_attempt(
         named = {item.name for item in stands.parts + stands.dead}
         sink.delete(item.name for item in part + dead if item.name not in named)
     return _committed(sink, stands)
+
+
+def _spread(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Rows that say more than the counts of the units do."""
+    filled = tuple(tuple(row) for row in rows if any(row))
+    return filled if len(filled) > 1 and len(filled[0]) > 1 else ()
 
 
 def _part(name: str, size_and_sha: list[Any], records: int) -> tuple[Part, ...]:

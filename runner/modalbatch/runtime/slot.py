@@ -20,6 +20,7 @@ from typing import Any
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job
 from modalbatch.records import Split
+from modalbatch.runtime.again import AgainRun
 from modalbatch.runtime.callers import Callers
 from modalbatch.runtime.handler import Failure, Handler, describe
 from modalbatch.runtime.progress import Checkpoint, Progress
@@ -89,7 +90,8 @@ def _task(message: Json) -> Task:
 
 
 def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> Json:
-    run = SplitRun(job, handler, callers, progress, task)
+    kind = AgainRun if task.split.retry else SplitRun
+    run = kind(job, handler, callers, progress, task)
     started = time.monotonic()
     try:
         return {"kind": "done", **run.run(), "seconds": time.monotonic() - started}

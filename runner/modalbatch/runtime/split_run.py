@@ -26,7 +26,7 @@ from modalbatch.runtime.handler import Failure, Handler, normal
 from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, NONE, READING, STOP, WAITING, Checkpoint, Progress
 from modalbatch.runtime.spool import Spool
 from modalbatch.runtime.unit_log import UnitLog, unit_log_path
-from modalbatch.sources import Source, open_source
+from modalbatch.sources import open_source
 
 #: Encoded records are written in pieces of this size: large enough for the compressor and the system call.
 PIECE_BYTES = 1 << 20
@@ -101,7 +101,7 @@ class SplitRun:
             StoppedEarly: the worker asked for it.
             ModalbatchError: the source or the disk failed.
         """
-        source = open_source(self.job, self.task.split.roots, in_container=True)
+        source = self.open_source()
         done, self.ordinal = self.ordinal, 0
         for index, unit in enumerate(self.task.split.units):
             self.unit, self.line_0 = unit, self.ordinal - unit.low
@@ -116,19 +116,28 @@ class SplitRun:
             "dead": [self.dead.n_bytes, self.dead.close()],
         }
 
-    def _run_unit(self, source: Source, unit: Unit, done: int) -> None:
+    def open_source(self) -> Any:
+        """Where the lines of the units come from."""
+        return open_source(self.job, self.task.split.roots, in_container=True)
+
+    def lines_of(self, unit: Unit) -> tuple[int, int]:
+        """Which lines of what the source opens are the unit's."""
+        return unit.low, unit.high
+
+    def _run_unit(self, source: Any, unit: Unit, done: int) -> None:
         """The lines of a unit that no earlier slot has done."""
-        is_reached = not unit.low
+        low, high = self.lines_of(unit)
+        is_reached = not low
         try:
             with source.open(unit) as stream:
-                stream.on_read = self._reading  # type: ignore[attr-defined]
-                for _ in islice(stream, unit.low):
+                stream.on_read = self._reading
+                for _ in islice(stream, low):
                     pass
                 is_reached = True
                 for _ in islice(stream, max(0, done - self.ordinal)):
                     self.ordinal += 1
-                n_lines = unit.high - (self.ordinal - self.line_0)
-                lines = stream if unit.high == ALL_LINES else islice(stream, n_lines)
+                n_lines = high - (self.ordinal - self.line_0)
+                lines = stream if high == ALL_LINES else islice(stream, n_lines)
                 (self.each if self._is_plain() else self.calls)(stream, lines)
         except CorruptInputError as error:
             if not is_reached:

@@ -19,6 +19,7 @@ from typing import Any
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import SUSPECT_ENTRIES, Split, actual_uri, encode
+from modalbatch.runtime.again import Again, letters_path
 from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.child import Seat
 from modalbatch.runtime.commit import commit_attempt, find_committed
@@ -102,29 +103,32 @@ class Worker:
         if split.carry:
             return self._carry(sink, split, attempt, started)
         timeout_s = float(self.job.compute.timeout_s)
-        try:
-            seat = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
-        except queue.Empty:
-            return {"status": "again"}
         spool = Path(sink.store.spool_dir())
         paths = spool / f"{attempt}.part", spool / f"{attempt}.dead"
         try:
+            again = Again(sink, split, paths[0]) if split.retry else None
+            try:
+                seat = self._free.get(timeout=min(WAIT_S, timeout_s * RESERVE_SHARE))
+            except queue.Empty:
+                return {"status": "again"}
             until = started + timeout_s * (1 - RESERVE_SHARE)
             signs = Signs(sink, split, attempt) if _may_be_divided(split) else None
             is_settled = False
             try:
-                outcome = self._supervise(split, seat, paths, until - time.monotonic(), signs)
+                outcome = self._supervise(again.split if again else split, seat, paths, until - time.monotonic(), signs)
                 is_settled = outcome.status != "start_failed"
             finally:
                 if not is_settled:  # whatever sits there may still be busy with this split
                     seat.vacate()
                 self._free.put(seat)
+            if again and outcome.answer is not None:
+                outcome = Outcome(answer=again.finish(outcome.answer, paths[1]))
             answer = self._finish(split, attempt, outcome, paths, started)
             if signs:
                 signs.end()
             return answer
         finally:
-            for path in (*paths, unit_log_path(paths[0])):
+            for path in (*paths, unit_log_path(paths[0]), letters_path(paths[0])):
                 path.unlink(missing_ok=True)
 
     def _supervise(
@@ -155,7 +159,7 @@ class Worker:
                 path.unlink(missing_ok=True)
 
     def _finish(self, split: Split, attempt: str, outcome: Outcome, paths: tuple[Path, Path], started: float) -> Json:
-        if outcome.left_at is not None:
+        if outcome.left_at is not None and _may_be_divided(split):
             return self._leave(split, attempt, outcome, paths, started)
         if outcome.answer is None:
             return {"status": outcome.status, **outcome.details}
@@ -196,7 +200,7 @@ class Worker:
 
 
 def _may_be_divided(split: Split) -> bool:
-    return not (split.is_sample or split.carry)
+    return not (split.is_sample or split.carry or split.retry)
 
 
 #: What tests and harnesses put in the place of a Modal method.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modalbatch.report.cluster import MOST_KINDS, clusters, kind_of, normalise
+from modalbatch.report.cluster import MOST_KINDS, clusters
+from modalbatch.sinks.letter import failing, normalise
 
 
 def letter(
@@ -35,7 +36,7 @@ def letter(
 )
 def test_what_differs_from_record_to_record_does_not_count(message, same):
     assert normalise(message) == normalise(same)
-    assert kind_of(letter(message)).signature == kind_of(letter(same)).signature
+    assert failing(letter(message)).signature == failing(letter(same)).signature
 
 
 @pytest.mark.parametrize("message", ["feedface is a word of hex digits only", "a decade of facades", "über alles"])
@@ -53,7 +54,12 @@ def test_cause_type_place_and_message_tell_kinds_apart():
     ]
     kinds, n_others = clusters([*letters, letter(uri="data/b.jsonl"), letter()])
     assert (len(kinds), n_others) == (5, 0)
-    assert (kinds[0].n, len(kinds[0].uris), kinds[0].place, kinds[0].message) == (3, 2, "handlers.py in work", "bad")
+    assert (kinds[0].n, len(kinds[0].uris), kinds[0].failing.place, kinds[0].failing.message) == (
+        3,
+        2,
+        "handlers.py in work",
+        "bad",
+    )
     assert kinds[0].sample == letters[0]
     assert [kind.n for kind in kinds[1:]] == [1] * 4
 
@@ -61,7 +67,7 @@ def test_cause_type_place_and_message_tell_kinds_apart():
 def test_a_line_that_moves_does_not_make_another_kind():
     moved = letter()
     moved["error"]["traceback"] = moved["error"]["traceback"].replace("line 7", "line 70").replace("/x/", "/y/z/")
-    assert kind_of(moved).signature == kind_of(letter()).signature
+    assert failing(moved).signature == failing(letter()).signature
 
 
 def test_there_is_a_limit_of_kinds_and_nothing_is_lost_beyond_it():
@@ -74,4 +80,4 @@ def test_letters_without_a_traceback_or_a_record_are_clustered():
     undecodable = letter("not JSON", cause="undecodable", kind="undecodable")
     undecodable["error"]["traceback"] = ""
     (kind,), _ = clusters([undecodable])
-    assert (kind.place, kind.to_json()["inputs"]) == ("", 1)
+    assert (kind.failing.place, kind.to_json()["inputs"]) == ("", 1)
