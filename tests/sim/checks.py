@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from memory_store import Stored
 from modalbatch.driver.verify import verify
 from modalbatch.errors import StateError
 from modalbatch.records import (
+    ALL_LINES,
     MANIFESTS,
     Manifest,
     Receipt,
     Split,
+    Unit,
     is_ours,
     parse_receipt,
     parse_receipt_name,
@@ -57,8 +58,8 @@ class Checks:
         #: Names that some manifest has retired.
         self.retired: set[str] = set()
         self.last: Manifest | None = None
-        #: Units that a quiet `apply` must not do again.
-        self.done: set[str] = set()
+        #: Lines, by unit, that a quiet `apply` must not do again.
+        self.done: dict[str, list[tuple[int, int]]] = {}
         self.is_all_done = False
 
     def forget_newest(self) -> None:
@@ -91,7 +92,11 @@ class Checks:
     def check_attempt(self, split: Split) -> None:
         if self.is_all_done:
             raise self.world.violation("I11: the second of two quiet applies runs something again")
-        again = [unit.uri for unit in split.units if unit.id in self.done]
+        again = [
+            unit.uri
+            for unit in split.units
+            if any(low < unit.high and unit.low < high for low, high in self.done.get(unit.stem, ()))
+        ]
         if again and not split.carry:
             raise self.world.violation(f"I11: {again} ran again, with a receipt that counts")
 
@@ -116,15 +121,20 @@ class Checks:
             raise self.world.violation(f"I2: {error.message}") from error
         named: list[str] = []
         covered: dict[str, str] = {}
+        pieces: dict[str, list[tuple[int, int]]] = {}
         for name, receipt in live.items():
             if name in self.retired:
                 raise self.world.violation(f"`{name}` is live again after it was retired")
             self._check_receipt(name, receipt)
             named += [part.name for part in receipt.parts + receipt.dead]
             for unit in receipt.units:
-                if unit.uri in covered:
+                if covered.setdefault(unit.uri, unit.stem) != unit.stem:
                     raise self.world.violation(f"I5: manifest {manifest.number} has input `{unit.uri}` twice")
-                covered[unit.uri] = unit.id
+                pieces.setdefault(unit.uri, []).append((unit.low, unit.high))
+        for uri, ranges in pieces.items():
+            ends = [0, *(high for _, high in sorted(ranges))]
+            if [low for low, _ in sorted(ranges)] != ends[:-1] or ends[-1] != ALL_LINES:
+                raise self.world.violation(f"I5: manifest {manifest.number} has of `{uri}` only {sorted(ranges)}")
         if len(named) != len(set(named)):
             raise self.world.violation("I4: a part is in two receipts")
         if manifest.counts != total(receipt.counts for receipt in live.values()):
@@ -171,7 +181,7 @@ class Checks:
         for uri, unit_id in wanted.items():
             if covered.get(uri) != unit_id:
                 raise self.world.violation(f"I5: manifest {number} lacks `{uri}`")
-        before = {unit.uri: unit.id for receipt in self.live.values() for unit in receipt.units}
+        before = {unit.uri: unit.stem for receipt in self.live.values() for unit in receipt.units}
         for uri, unit_id in before.items():
             is_kept = on_removed == "keep" and uri not in wanted and not self.world.vandalised
             if is_kept and covered.get(uri) != unit_id:
@@ -196,10 +206,20 @@ class Checks:
                 before = counting.get(receipt.split)
                 if before is None or before.generation < receipt.generation:
                     counting[receipt.split] = receipt
-        times = Counter(unit.id for item in counting.values() for unit in item.units)
-        # One of two packs that share an input is done again.
-        whole = [item for item in counting.values() if all(u.id in wanted and times[u.id] == 1 for u in item.units)]
-        self.done = {unit.id for item in whole for unit in item.units}
+        ranges = [(unit, item) for item in counting.values() for unit in item.units]
+        by_stem: dict[str, list[tuple[Unit, Receipt]]] = {}
+        for unit, item in ranges:
+            by_stem.setdefault(unit.stem, []).append((unit, item))
+
+        def is_alone(unit: Unit, item: Receipt) -> bool:
+            others = (other for other, owner in by_stem[unit.stem] if owner is not item)
+            return not any(unit.low < other.high and other.low < unit.high for other in others)
+
+        # One of two packs that share a line is done again.
+        whole = [item for item in counting.values() if all(u.stem in wanted and is_alone(u, item) for u in item.units)]
+        self.done = {}
+        for unit in (unit for item in whole for unit in item.units):
+            self.done.setdefault(unit.stem, []).append((unit.low, unit.high))
 
     def _counts(self, name: str, data: bytes) -> bool:
         try:

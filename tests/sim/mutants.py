@@ -136,6 +136,31 @@ def retired_counts_as_done() -> AbstractContextManager[None]:
     return _changed((run, "read_sink", read_sink))
 
 
+def lines_may_overlap() -> AbstractContextManager[None]:
+    """Two receipts count unless they name the same unit or the same lines of it."""
+
+    def overlaps(self: index.Index, units: Any, ids: list[str]) -> bool:
+        marks = ",".join("?" * len(ids))
+        return bool(self._db.execute(f"SELECT 1 FROM cover WHERE unit IN ({marks})", ids).fetchone())
+
+    return _changed((index.Index, "_overlaps", overlaps))
+
+
+def any_piece_stands_for_all() -> AbstractContextManager[None]:
+    """A unit is done once some of its lines are."""
+    undone, n_missing = index.Index.undone, index.Index.n_missing
+
+    def nothing_if_any(self: index.Index, unit: Any) -> Any:
+        found = list(undone(self, unit))
+        return iter(found if found == [unit] else ())
+
+    def missing(self: index.Index) -> int:
+        pieces = "SELECT count(*) FROM want WHERE unit IN (SELECT stem FROM piece) AND unit NOT IN "
+        return n_missing(self) - self._count(pieces + index._WHOLE)
+
+    return _changed((index.Index, "undone", nothing_if_any), (index.Index, "n_missing", missing))
+
+
 def platform_never_kills() -> AbstractContextManager[None]:
     """Attempts live for ever and commit however late."""
     return _changed(
@@ -275,6 +300,8 @@ MUTANTS: dict[str, Mutant] = {
             manifests_overwrite,
             retired_counts_as_done,
             void_names_count_again,
+            lines_may_overlap,
+            any_piece_stands_for_all,
             platform_never_kills,
             ended_runs_still_run,
             success_of_any_manifest,

@@ -80,6 +80,8 @@ class World:
         self.n_runs = self.n_attempts = 0
         self.fault_rate = self.rng.choice([0.0, 0.0, 0.01, 0.03])
         self.is_verified = self.rng.random() < 1 / 8
+        #: How many times as often as usual splits are divided.
+        self.division_rate = self.rng.choice([0, 1, 1, 5])
         self.violations: list[Violation] = []
         #: Attempts that copied what is gone from the source.
         self.carried: set[str] = set()
@@ -302,7 +304,7 @@ class World:
                 break
         for actor in self.actors:
             actor.kill()
-        self.engine, self.fault_rate = "engine-last", 0.0
+        self.engine, self.fault_rate, self.division_rate = "engine-last", 0.0, 0
         self.time_s += 20_000
         if self.rng.random() < 0.5:
             for name in [name for name in self.truth.names if name.startswith(RUNS)]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -45,18 +46,12 @@ def divide_at(split: Split, checkpoint: Checkpoint, paths: tuple[Path, Path]) ->
     counts = [Counts(**item) for item in log.each()]
     n_done = len(counts)
     begun_at = log.ends[-1] if log.ends else 0
-    n_lines = checkpoint.ordinal - begun_at
-    done, rest = list(split.units[:n_done]), list(split.units[n_done:])
-    if n_lines and rest:
-        unit = rest[0]
-        done.append(unit.piece(unit.low, unit.low + n_lines))
-        rest[0] = unit.piece(unit.low + n_lines, unit.high)
-        so_far = Counts(**dict(zip(Counts.__slots__, checkpoint[3:], strict=True)))
-        counts.append(so_far - total(counts))
-        if rest[0].low == rest[0].high:
-            del rest[0]
+    done, rest = cut_units(split.units, n_done, checkpoint.ordinal - begun_at)
     if not done or not rest:
         return None
+    if len(done) > n_done:
+        so_far = Counts(**dict(zip(Counts.__slots__, checkpoint[3:], strict=True)))
+        counts.append(so_far - total(counts))
     answer = {
         "counts": asdict(total(counts)),
         "units": [asdict(item) for item in counts],
@@ -64,9 +59,17 @@ def divide_at(split: Split, checkpoint: Checkpoint, paths: tuple[Path, Path]) ->
         "dead": _cut_back(paths[1], checkpoint.dead_bytes),
     }
     suspects = Suspects.from_json(split.suspects).moved(checkpoint.ordinal).to_json()
-    return Divided(
-        replace(split, units=tuple(done), suspects={}), answer, replace(split, units=tuple(rest), suspects=suspects)
-    )
+    return Divided(replace(split, units=done, suspects={}), answer, replace(split, units=rest, suspects=suspects))
+
+
+def cut_units(units: Sequence[Unit], n_done: int, n_lines: int) -> tuple[tuple[Unit, ...], tuple[Unit, ...]]:
+    """What is done, and what is left, when so many units are done and so many lines of the next one."""
+    done, rest = tuple(units[:n_done]), tuple(units[n_done:])
+    if not n_lines or not rest:
+        return done, rest
+    unit, at = rest[0], rest[0].low + n_lines
+    left = (unit.piece(at, unit.high),) if at < unit.high else ()
+    return (*done, unit.piece(unit.low, at)), left + rest[1:]
 
 
 def _cut_back(path: Path, n_bytes: int) -> list[Any]:
