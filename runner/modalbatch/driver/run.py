@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -427,7 +428,8 @@ class Run:
         self.ledger.add("driver_ended", status=outcome["status"], exit_code=outcome["exit_code"])
         if self.epoch:
             try:
-                self.ledger.flush()
+                with suppress(ModalbatchError, OSError):  # the story is lost, how it ended need not be
+                    self.ledger.flush()
                 runs.end(self.sink, self.request.run_id, self.epoch, {**outcome, "out": self._n_abandoned})
             except (ModalbatchError, OSError):
                 return

@@ -25,6 +25,7 @@ from modalbatch.runtime.supervise import Outcome, supervise
 from modalbatch.runtime.unit_log import unit_log_path
 from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink
+from modalbatch.stores.local_file import unavailable
 
 Json = dict[str, Any]
 
@@ -61,8 +62,10 @@ class Worker:
         split = Split.from_text(text)
         try:
             answer = self._attempt(split)
-        except ModalbatchError as error:
-            answer = {"status": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
+        except (ModalbatchError, OSError) as error:  # an `OSError` is the disk's
+            failed = error if isinstance(error, ModalbatchError) else unavailable(error, "write", error.filename or "")
+            kind, message, hint = type(failed).__name__, failed.message, failed.hint
+            answer = {"status": "failed", "error": kind, "message": message, "hint": hint}
         if answer["status"] != "done":
             answer["task"] = text  # the map does not say whose answer it is
         elif split.carry:
@@ -116,8 +119,9 @@ class Worker:
                 self._free.put(seat)
             return self._finish(split, attempt, outcome, paths, started)
         finally:
-            for path in (*paths, unit_log_path(paths[0])):
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that fails has said so already
+                for path in (*paths, unit_log_path(paths[0])):
+                    path.unlink(missing_ok=True)
 
     def _carry(self, sink: ObjectSink, split: Split, attempt: str, started: float) -> Json:
         """An attempt without a slot: what an older receipt has of these units is copied."""
