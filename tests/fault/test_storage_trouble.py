@@ -18,16 +18,7 @@ from harness import run_job
 from modalbatch.job import Handler, Job, Retries, Sink, Source
 from modalbatch.records import is_ours, parse_manifest_name, parse_receipt_name
 from modalbatch.sinks import open_sink
-from servers import (  # noqa: F401
-    Bucket,
-    Container,
-    azure_container,
-    azure_proxy,
-    azure_server,
-    fault_proxy,
-    s3_bucket,
-    s3_server,
-)
+from servers import Bucket, Container
 
 N_FILES = 6
 HANDLER = """
@@ -100,13 +91,13 @@ class Place:
 
 
 @pytest.fixture
-def s3(tmp_path: Path, s3_bucket: Bucket, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Place:  # noqa: F811
+def s3(tmp_path: Path, s3_bucket: Bucket, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     return Place(tmp_path, f"{s3_bucket.uri}out/", s3_bucket.endpoint_url, fault_proxy)
 
 
 @pytest.fixture
-def azure(tmp_path: Path, azure_container: Container, azure_proxy: FaultProxy) -> Place:  # noqa: F811
+def azure(tmp_path: Path, azure_container: Container, azure_proxy: FaultProxy) -> Place:
     account = "/" + azure_container.endpoint_url.rpartition("/")[2]
     return Place(tmp_path, f"{azure_container.uri}out/", azure_container.endpoint_url, azure_proxy, account)
 
@@ -156,7 +147,7 @@ def test_the_container_is_gone_in_the_middle(kind: str, request: pytest.FixtureR
     place.check_continues(place.check_nothing_half(), before)
 
 
-def test_a_bucket_deleted_in_the_middle(s3: Place, s3_bucket: Bucket) -> None:  # noqa: F811
+def test_a_bucket_deleted_in_the_middle(s3: Place, s3_bucket: Bucket) -> None:
     """F46: really deleted, with all that was in it; a new one of that name gets everything."""
     client = s3_bucket.client()
 

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -510,7 +511,8 @@ class Run:
         self.ledger.add("driver_ended", status=outcome["status"], exit_code=outcome["exit_code"])
         if self.epoch:
             try:
-                self.ledger.flush()
+                with suppress(ModalbatchError, OSError):  # the story is lost, how it ended need not be
+                    self.ledger.flush()
                 if outcome["status"] == "handed_over":
                     return
                 runs.end(self.sink, self.request.run_id, self.epoch, {**outcome, "out": self._n_abandoned})

@@ -235,7 +235,10 @@ def as_ours(error: BaseException) -> ModalbatchError:
     if isinstance(error, ModalbatchError):
         return error
     message = f"{type(error).__name__}: {error}"
-    if isinstance(error, (OSError, sqlite3.OperationalError)):
+    if isinstance(error, sqlite3.OperationalError):
+        hint = "free some space on this machine, then run `apply` again"
+        return UnavailableError(f"cannot use the driver's temporary file: {error}", hint=hint)
+    if isinstance(error, OSError):
         return UnavailableError(message, hint="check the disk of this machine, then apply again")
     return InternalError(message)
 

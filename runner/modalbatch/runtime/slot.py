@@ -25,6 +25,7 @@ from modalbatch.runtime.callers import Callers
 from modalbatch.runtime.handler import Failure, Handler, describe
 from modalbatch.runtime.progress import Checkpoint, Progress
 from modalbatch.runtime.split_run import FailedRecord, SplitRun, StoppedEarly, Task
+from modalbatch.stores.local_file import unavailable
 
 Json = dict[str, Any]
 
@@ -90,10 +91,10 @@ def _task(message: Json) -> Task:
 
 
 def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> Json:
-    kind = AgainRun if task.split.retry else SplitRun
-    run = kind(job, handler, callers, progress, task)
+    run: SplitRun | None = None
     started = time.monotonic()
     try:
+        run = (AgainRun if task.split.retry else SplitRun)(job, handler, callers, progress, task)
         return {"kind": "done", **run.run(), "seconds": time.monotonic() - started}
     except FailedRecord as failed:
         return {"kind": "record_failed", "letter": failed.letter}
@@ -101,15 +102,17 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
         return {"kind": "stopped"}
     except ModalbatchError as error:
         return {"kind": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
-    except OSError as error:
-        return {"kind": "failed", "error": type(error).__name__, "message": str(error), "hint": None}
+    except OSError as error:  # the disk's failure, never a record's
+        ours = unavailable(error, "write", task.part_path.parent)
+        return {"kind": "failed", "error": type(ours).__name__, "message": ours.message, "hint": ours.hint}
     except Exception as error:  # a bug of ours: said once, instead of a slot that dies again and again
         message = f"{describe(error)['traceback']}"
         return {"kind": "failed", "error": "InternalError", "message": message, "hint": "please report this"}
     finally:
-        run.part.close()
-        run.dead.close()
-        run.unit_log.close()
+        if run:
+            run.part.close()
+            run.dead.close()
+            run.unit_log.close()
         sys.stdout.flush()
         sys.stderr.flush()
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from modalbatch.errors import UnavailableError
+from modalbatch.stores.local_file import unavailable
 
 
 class Spool:
@@ -36,20 +36,18 @@ class Spool:
         """Add one piece; in the file, though not yet on the disk, when this returns.
 
         Raises:
-            UnavailableError: the disk is full.
+            UnavailableError: the disk is full, or broken.
         """
-        if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         piece = self._compress(bytes(data)) if self._compress else data
         self._sha.update(piece)
         view = memoryview(piece)
         try:
+            if self._fd < 0:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            raise UnavailableError(
-                f"cannot write `{self.path.parent}`: {error.strerror}", hint="free some space, then apply again"
-            ) from error
+            raise unavailable(error, "write", self.path.parent) from error
         finally:
             view.release()
         self.n_bytes += len(piece)

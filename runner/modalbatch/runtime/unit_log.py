@@ -5,13 +5,14 @@ It lies beside the part that is being written and survives the slot's death, as 
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from modalbatch.errors import UnavailableError
 from modalbatch.records import Counts
+from modalbatch.stores.local_file import unavailable
 
 #: The ordinal behind the unit's last line, then the counts of the split so far.
 _ROW = struct.Struct(f"<{1 + len(Counts.__slots__)}Q")
@@ -27,6 +28,7 @@ class UnitLog:
 
     def __init__(self, path: Path, ordinal: int) -> None:
         """`ordinal`: of the checkpoint; rows of units that ended behind it are cut off, they are done again."""
+        self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._rows: list[tuple[int, ...]] = []
         while len(row := os.read(self._fd, _ROW.size)) == _ROW.size and (found := _ROW.unpack(row))[0] <= ordinal:
@@ -38,17 +40,16 @@ class UnitLog:
         """Unit number `index` of the split is finished. Order: before any line of the next one is settled.
 
         Raises:
-            UnavailableError: the disk is full.
+            UnavailableError: the disk is full, or broken.
         """
         if index < len(self._rows):
             return  # finished by a slot that died later
         row = (ordinal, *counts.values())
         try:
-            os.write(self._fd, _ROW.pack(*row))
+            if os.write(self._fd, _ROW.pack(*row)) < _ROW.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # half a row: the next write would have said it
         except OSError as error:
-            raise UnavailableError(
-                f"cannot write the counts of a split: {error.strerror}", hint="free some space, then apply again"
-            ) from error
+            raise unavailable(error, "write", self._path.parent) from error
         self._rows.append(row)
 
     @property

@@ -30,6 +30,7 @@ from modalbatch.runtime.unit_log import unit_log_path
 from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import open_source
+from modalbatch.stores.local_file import unavailable
 
 Json = dict[str, Any]
 
@@ -66,8 +67,10 @@ class Worker:
         split = Split.from_text(text)
         try:
             answer = self._attempt(split)
-        except ModalbatchError as error:
-            answer = {"status": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint}
+        except (ModalbatchError, OSError) as error:  # an `OSError` is the disk's
+            failed = error if isinstance(error, ModalbatchError) else unavailable(error, "write", error.filename or "")
+            kind, message, hint = type(failed).__name__, failed.message, failed.hint
+            answer = {"status": "failed", "error": kind, "message": message, "hint": hint}
         if answer["status"] != "done":
             answer["task"] = text  # the map does not say whose answer it is
         elif split.carry:
@@ -128,8 +131,9 @@ class Worker:
                 signs.end()
             return answer
         finally:
-            for path in (*paths, unit_log_path(paths[0]), letters_path(paths[0])):
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that fails has said so already
+                for path in (*paths, unit_log_path(paths[0]), letters_path(paths[0])):
+                    path.unlink(missing_ok=True)
 
     def _supervise(
         self, split: Split, seat: Seat, paths: tuple[Path, Path], left_s: float, signs: Signs | None

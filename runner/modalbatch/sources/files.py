@@ -1,4 +1,4 @@
-"""Objects at URIs: local files, S3, Volumes. Runs on: both.
+"""Objects at URIs: local files, object stores, Volumes. Runs on: both.
 
 Owns what a URI means (patterns, roots, order, each input once), the cut into units, and reading one unit. Ids are made
 of logical URIs; where the bytes lie is in `roots`, which differ from machine to machine. Refuses names that are not

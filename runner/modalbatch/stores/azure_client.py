@@ -6,6 +6,7 @@ secrets come from the environment by name and go nowhere else.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,17 @@ def make_client(
         UnavailableError: azure-storage-blob is missing, or the account, or a named variable.
     """
     try:
+        from azure.core.exceptions import ClientAuthenticationError
         from azure.storage.blob import ContainerClient, ExponentialRetry
     except ImportError:
         raise UnavailableError("Azure needs azure-storage-blob", hint="pip install 'modalbatch[azure]'") from None
 
     class Retry(ExponentialRetry):
-        """Waits between two tries as the store is told to."""
+        """Waits between two tries as the store is told to, and tries nothing again that has no credentials."""
+
+        def increment(self, settings: dict[str, Any], request: Any, response: Any = None, error: Any = None) -> bool:
+            is_denied = isinstance(error, ClientAuthenticationError)
+            return not is_denied and super().increment(settings, request, response, error)
 
         def sleep(self, settings: dict[str, Any], transport: Any) -> None:
             pause(self.get_backoff_time(settings))
@@ -108,6 +114,8 @@ def _credential(credentials: Credentials) -> Any:
         return AzureSasCredential(token.lstrip("?"))
     from azure.identity import DefaultAzureCredential
 
+    # Twenty lines about every way that did not lead to credentials; what to do stands in our error.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     return DefaultAzureCredential()
 
 

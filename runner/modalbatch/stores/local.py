@@ -131,7 +131,10 @@ class LocalStore:
         same = self.read(name) == data
         if same:
             # Ours, from a try that may have died before this line.
-            _sync_folder(path.parent)
+            try:
+                _sync_folder(path.parent)
+            except OSError as error:
+                raise unavailable(error, "write", path) from error
         return same
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
@@ -153,7 +156,8 @@ class LocalStore:
             if source_path != path:
                 with suppress(OSError):
                     source_path.unlink()
-        path.unlink()
+        with suppress(OSError):  # it is published; whoever made it removes what is left of it
+            path.unlink()
 
     def replace(self, name: str, data: bytes) -> None:
         """Overwrite in one step: readers see the old bytes or the new ones."""

@@ -144,6 +144,16 @@ class TestCredentials:
             "set `endpoint_url: https://ACCOUNT.blob.core.windows.net`, or AZURE_STORAGE_ACCOUNT"
         )
 
+    def test_no_credentials_at_all(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")  # no look at the network
+        slept: list[float] = []
+        store = AzureStore("az://lake/", endpoint_url="https://127.0.0.1:9/account", sleep=slept.append)
+        with pytest.raises(UnavailableError) as caught:
+            store.stat("x")
+        assert caught.value.message == "no credentials: cannot read `az://lake/x`"
+        assert caught.value.hint == "name them in `credentials`, or set AZURE_STORAGE_CONNECTION_STRING"
+        assert (slept, capfd.readouterr().err) == ([], "")
+
     def test_a_key_that_is_none(self, azure_container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LAKE", "a secret that is no connection string")
         with pytest.raises(UnavailableError, match="no Azure client: ") as caught:
