@@ -79,6 +79,7 @@ class World:
         self.on_removed = self.rng.choice(["keep", "drop"])
         self.n_runs = self.n_attempts = 0
         self.fault_rate = self.rng.choice([0.0, 0.0, 0.01, 0.03])
+        self.faults = FAULTS
         self.is_verified = self.rng.random() < 1 / 8
         self.violations: list[Violation] = []
         #: Attempts that copied what is gone from the source.
@@ -142,7 +143,7 @@ class World:
         """What the network does to a request that changes something."""
         if not self.strikes(actor):
             return ""
-        return self.rng.choice(FAULTS[:1] if self.is_disk else FAULTS)
+        return self.rng.choice(self.faults[:1] if self.is_disk else self.faults)
 
     def send(self, delay_s: float, label: str, effect: Callable[[], Any]) -> None:
         """A request that takes effect later, whoever still waits for it."""
