@@ -115,4 +115,3 @@ class Disturbed:
         driver.kill()
         if self.trouble == "kill all":
             world.restart_engine()
-

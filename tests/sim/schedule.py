@@ -19,7 +19,7 @@ KINDS = {
     "vandalised": (World, True, ACTIONS),
     "volume": (VolumeWorld, False, VOLUME_ACTIONS),
 }
-STEPS = 80, 400
+STEPS = 60, 320
 
 
 def run_schedule(kind: str, seed: int, folder: Path, trace: list[str] | None = None) -> World:

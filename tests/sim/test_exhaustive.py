@@ -1,4 +1,4 @@
-"""One thing goes wrong, at every step at which it can: the next `apply` finishes, and does nothing again that is done."""
+"""One thing goes wrong, at every step at which it can: the next `apply` finishes, and does nothing twice."""
 
 from __future__ import annotations
 

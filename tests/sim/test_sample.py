@@ -1,4 +1,4 @@
-"""A few schedules in this process: what coverage and mutants see; and one seed is one schedule, whatever the process."""
+"""A few schedules in this process: what coverage and mutants see. One seed is one schedule, whatever the process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def test_every_story_ends_well(place: str, story: str) -> None:
 def test_a_seed_is_one_schedule(kind: str, tmp_path: Path) -> None:
     replay = [sys.executable, str(Path(__file__).with_name("replay.py")), kind, "7"]
     told = [
-        subprocess.run(replay, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
+        subprocess.run(
+            replay, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
+        ).stdout
         for seed in ("1", "2")
     ]
     trace: list[str] = []

@@ -59,9 +59,7 @@ def commit(
     paths = folder / "part", folder / "dead"
     paths[0].write_bytes(b"part\n")
     paths[1].write_bytes(b"dead\n")
-    return commit_attempt(
-        job or job_of(), sink, SPLIT, attempt, answer=found, paths=paths, elapsed_s=lambda: elapsed_s
-    )
+    return commit_attempt(job or job_of(), sink, SPLIT, attempt, answer=found, paths=paths, elapsed_s=lambda: elapsed_s)
 
 
 def names(attempt: str = MINE, suffix: str = ".jsonl") -> tuple[str, str, str]:

@@ -167,13 +167,13 @@ def test_decisions_are_ours(sink) -> None:
 class Dict:
     """As much of `modal.Dict` as the arbiter uses; the real one: `tests/e2e/test_apply_elsewhere.py`."""
 
-    found: dict[str, "Dict"] = {}
+    found: dict[str, Dict] = {}
 
     def __init__(self) -> None:
         self.entries: dict[str, str] = {}
 
     @classmethod
-    def from_name(cls, name: str, *, create_if_missing: bool) -> "Dict":
+    def from_name(cls, name: str, *, create_if_missing: bool) -> Dict:
         assert create_if_missing
         return cls.found.setdefault(name, cls())
 

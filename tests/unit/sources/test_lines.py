@@ -175,9 +175,9 @@ class Broken(io.RawIOBase):
 def test_a_broken_archive_gives_its_whole_lines_first(data, whole) -> None:
     made, found = LineStream(Broken(data)), []
     made._size = 8
-    with pytest.raises(CorruptInputError, match="^torn$") as error:
+    with pytest.raises(CorruptInputError, match=r"^torn$") as error:
         found.extend(iter(made.readline, b""))
-    with pytest.raises(CorruptInputError, match="^torn$"):
+    with pytest.raises(CorruptInputError, match=r"^torn$"):
         made.readline()
     assert found == whole
     assert (error.value.where, error.value.hint) == ("x.gz", "mend it")
