@@ -61,7 +61,7 @@ def mutations(node: Any) -> Iterator[tuple[str, Any]]:
             yield "statement removed", ast.Pass()
     elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
         yield "returns None", ast.Return(ast.Constant(None))
-    elif isinstance(node, ast.Call) and len(node.args) > 1 and not any(isinstance(a, ast.Starred) for a in node.args):
+    elif isinstance(node, ast.Call) and len(node.args) > 1 and not _is_symmetric(node):
         yield "arguments swapped", ast.Call(node.func, [node.args[1], node.args[0], *node.args[2:]], node.keywords)
 
 
@@ -71,6 +71,11 @@ def _other(value: Any) -> Any:
     if value is None:
         return 1
     return value + b"x" if isinstance(value, bytes) else value + 1
+
+
+def _is_symmetric(call: ast.Call) -> bool:
+    is_extreme = isinstance(call.func, ast.Name) and call.func.id in ("min", "max")
+    return is_extreme or any(isinstance(argument, ast.Starred) for argument in call.args)
 
 
 def _is_none(node: ast.AST) -> bool:
@@ -91,7 +96,7 @@ class _Changer(ast.NodeTransformer):
             if self.count - 1 == self.n:
                 self.what = f"{getattr(node, 'lineno', 0)}: {what}: {ast.unparse(node).splitlines()[0]}"
                 return ast.copy_location(changed, node)
-        return self.generic_visit(node)
+        return super().visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         node.value = self.visit(node.value) if node.value else None

@@ -227,13 +227,27 @@ class Index:
         """
         keep = on_removed == "keep"
         given_up = "AND (NOT live OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
-        self._db.execute(
+        n_given_up = self._db.execute(
             "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
             f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
-        )
+        ).rowcount
         self._db.execute("DELETE FROM cover WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)")
+        if n_given_up:
+            self._choose_instead()
         if keep and self._count("SELECT EXISTS (SELECT 1 FROM was WHERE uri NOT IN (SELECT uri FROM listed))"):
             self._keep_gone()
+
+    def _choose_instead(self) -> None:
+        """What a run that died before its manifest did in place of what is given up now."""
+        rows = self._db.execute("SELECT name FROM receipt WHERE accepted AND NOT chosen ORDER BY generation DESC, name")
+        for (name,) in rows:
+            (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
+            receipt = receipt_of(text)
+            if all(self._is_wanted(unit.id) for unit in receipt.units):
+                self._consider(name, receipt)
+
+    def _is_wanted(self, unit_id: str) -> bool:
+        return self._db.execute("SELECT 1 FROM want WHERE unit = ?", (unit_id,)).fetchone() is not None
 
     def _keep_gone(self) -> None:
         last = ""

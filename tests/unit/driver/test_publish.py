@@ -132,8 +132,8 @@ def test_success_is_looked_at_after_a_refresh(sink) -> None:
     assert mark_success(sink, first)
     assert sink.success()["manifest"] == 1
     sink.store.refresh = lambda: sink.publish(second)
-    assert not mark_success(sink, first)
-    assert mark_success(sink, second)
+    assert mark_success(sink, first) is False
+    assert mark_success(sink, second) is True
 
 
 def test_another_success_stays(sink) -> None:
@@ -148,5 +148,20 @@ def test_another_success_stays(sink) -> None:
         sink.mark_success(second)
 
     sink.store.replace = replace
-    assert not mark_success(sink, first)
+    assert mark_success(sink, first) is False
     assert sink.success()["manifest"] == 2
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_our_success_goes_when_another_run_has_published(sink, is_left) -> None:
+    first, second = (Manifest(number=n, run_id="r", accepted=()) for n in (1, 2))
+    sink.publish(first)
+
+    def replace(name: str, data: bytes) -> None:
+        if is_left:
+            sink.store.memory.put(name, data)
+        sink.publish(second)
+
+    sink.store.replace = replace
+    assert mark_success(sink, first) is False
+    assert sink.success() is None

@@ -75,7 +75,7 @@ def test_the_first_to_publish_wins(sink) -> None:
     name = manifest_name(1, first_sha)
     assert sink.store.done == [("commit", ""), ("create", name), ("commit", "")]
     del sink.store.done[:]
-    assert not sink.publish(second)
+    assert sink.publish(second) is False
     loser = manifest_name(1, second_sha)
     assert sink.store.done[2:] == [("commit", ""), ("delete", loser), ("commit", "")]
     assert sink.newest() == first
