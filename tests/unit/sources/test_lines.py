@@ -72,6 +72,14 @@ def test_an_empty_range_opens_nothing() -> None:
     assert read(b"abc", 2, 1)[0] == b""
 
 
+@pytest.mark.parametrize(("start", "expected"), [(0, b"ab\ncdefg"), (2, b"cdefg"), (3, b"cdefg"), (4, b""), (50, b"")])
+@pytest.mark.parametrize("most", [1, 1 << 20])
+def test_an_object_that_ends_before_the_range(start, expected, most) -> None:
+    found, made, opened = read(b"ab\ncdefg", start, 100, most=most)
+    assert (found, made.tell(), opened.n_open) == (expected, len(expected), 0)
+    assert made.read() == b""
+
+
 def test_a_range_asks_for_a_little_more_than_itself() -> None:
     assert read(b"a\nb\nc\n", 2, 4)[2].opened == [(1, 3 + TAIL_BYTES)]
 
