@@ -22,8 +22,10 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 DEMO := specs/wordcount/wordcount.yaml
 ARGS ?=
+SECONDS ?= 3600
+MUTANTS ?=
 
-.PHONY: help setup demo test engine-versions check format bench clean
+.PHONY: help setup demo test engine-versions soak mutants coverage check format bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
@@ -41,6 +43,17 @@ test: setup ## the whole test suite; ARGS="tests/unit -k spec" for a part of it
 
 engine-versions: setup ## the engine's tests with each minor series of modal; VERSIONS="1.5.5" for one version
 	@.ci/engine-versions
+
+soak: setup ## the simulation for SECONDS=3600, with seeds that nobody has tried
+	$(BIN)/python tests/sim/soak.py $(SECONDS)
+
+mutants: setup ## how many small mistakes in the commit protocol the tests find; hours; MUTANTS="--sample 50" for a look
+	$(BIN)/python tests/mutation/mutate.py $(MUTANTS)
+
+coverage: setup ## every branch of the commit protocol is run by its tests
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $$($(BIN)/python tests/mutation/targets.py)
+	$(BIN)/python -m coverage report
 
 check: setup ## ruff, mypy, and whether generated files are fresh
 	$(BIN)/ruff check --no-cache .

@@ -43,6 +43,10 @@ def some_time(world: World) -> None:
     world.time_s += world.rng.choice([0.1, 1, 1, 5, 30])
 
 
+def a_moment(world: World) -> None:
+    world.time_s += world.rng.choice([0.1, 1])
+
+
 def much_time(world: World) -> None:
     world.time_s += world.rng.choice([60, 60, 1000])
 
@@ -118,6 +122,13 @@ ACTIONS = [
     Action(1, jump_machine),
     Action(1, jump_store),
     Action(3, vandalise),
+]
+#: Many runs within the life of one attempt: what is late meets what has long been swept.
+HURRIED_ACTIONS = [
+    *(action for action in ACTIONS if action.happens not in (some_time, much_time, kill, freeze)),
+    Action(15, a_moment),
+    Action(3, kill),
+    Action(6, freeze),
 ]
 
 

@@ -214,6 +214,11 @@ def success_of_any_manifest() -> AbstractContextManager[None]:
     return _changed((run, "mark_success", mark))
 
 
+def what_was_done_instead_is_forgotten() -> AbstractContextManager[None]:
+    """What a run did in place of a pack does not count once the pack is given up."""
+    return _changed((index.Index, "_choose_instead", lambda self: None))
+
+
 def no_arbiter() -> AbstractContextManager[None]:
     """Two drivers on a Volume, and nobody decides between them."""
     return _changed((network.Volume, "arbiter", lambda self, actor: None))
@@ -299,13 +304,14 @@ MUTANTS: dict[str, Mutant] = {
             ages_by_the_machines_clock,
             manifests_overwrite,
             retired_counts_as_done,
-            void_names_count_again,
             lines_may_overlap,
             any_piece_stands_for_all,
             platform_never_kills,
             ended_runs_still_run,
             success_of_any_manifest,
+            what_was_done_instead_is_forgotten,
         ],
+        "hurried": [void_names_count_again],
         "volume": [
             no_arbiter,
             a_lone_manifest_is_believed,

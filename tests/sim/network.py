@@ -176,7 +176,7 @@ class Volume:
     def _ask(self, actor: Actor, key: str, effect: Callable[[], Any]) -> Any:
         actor.pause()
         fault = self.world.fault(actor)
-        self.world.tell(f"{actor.name}: asks the arbiter for {key}{f', {fault}' if fault else ''}")
+        self.world.tell(f"{actor.name}: asks the arbiter for {key.rpartition('/')[2]}{f', {fault}' if fault else ''}")
         answer = effect() if fault in ("", "no reply", "twice") else None
         if fault not in ("", "twice"):
             raise UnavailableError("the arbiter does not answer")

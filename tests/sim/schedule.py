@@ -7,19 +7,31 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from sim.actors import Violation
-from sim.chaos import ACTIONS, chaos
+from sim.chaos import ACTIONS, HURRIED_ACTIONS, Action, chaos
 from sim.volume_world import VOLUME_ACTIONS, VolumeWorld
 from sim.world import World
 
-#: Name → class of the world, whether somebody deletes what is live, what may happen.
+
+class Kind(NamedTuple):
+    """Where schedules happen, and what."""
+
+    world_class: type[World]
+    actions: list[Action]
+    #: At least, and less than.
+    n_steps: tuple[int, int] = (60, 320)
+    #: Whether somebody deletes what is live.
+    is_vandalised: bool = False
+
+
 KINDS = {
-    "plain": (World, False, ACTIONS),
-    "vandalised": (World, True, ACTIONS),
-    "volume": (VolumeWorld, False, VOLUME_ACTIONS),
+    "plain": Kind(World, ACTIONS),
+    "hurried": Kind(World, HURRIED_ACTIONS, (200, 600)),
+    "vandalised": Kind(World, ACTIONS, is_vandalised=True),
+    "volume": Kind(VolumeWorld, VOLUME_ACTIONS),
 }
-STEPS = 80, 400
 
 
 def run_schedule(kind: str, seed: int, folder: Path, trace: list[str] | None = None) -> World:
@@ -28,10 +40,10 @@ def run_schedule(kind: str, seed: int, folder: Path, trace: list[str] | None = N
     Raises:
         Violation: an invariant does not hold.
     """
-    world_class, is_vandalised, actions = KINDS[kind]
-    world = world_class(seed, folder, is_vandalised=is_vandalised, trace=trace)
+    chosen = KINDS[kind]
+    world = chosen.world_class(seed, folder, is_vandalised=chosen.is_vandalised, trace=trace)
     try:
-        chaos(world, world.rng.randrange(*STEPS), actions)
+        chaos(world, world.rng.randrange(*chosen.n_steps), chosen.actions)
         world.quiet_end()
     finally:
         world.close()

@@ -12,7 +12,7 @@ import pytest
 
 from sim.schedule import chunk
 
-N_SCHEDULES = {"plain": 7000, "vandalised": 1000, "volume": 3000}
+N_SCHEDULES = {"plain": 6000, "hurried": 500, "vandalised": 1000, "volume": 2500}
 CHUNK = 50
 
 

@@ -74,11 +74,12 @@ class World:
         self.inputs = dict.fromkeys(self.names[: len(self.names) * 2 // 3], 1)
         self.is_local = self.rng.random() < 0.4
         #: A disk answers or fails at once.
-        self.is_disk = self.is_local
+        self.is_disk = self.is_local and self.rng.random() < 0.5
         self.engine = "engine-0"
         self.on_removed = self.rng.choice(["keep", "drop"])
         self.n_runs = self.n_attempts = 0
         self.fault_rate = self.rng.choice([0.0, 0.0, 0.01, 0.03])
+        self.faults = FAULTS
         self.is_verified = self.rng.random() < 1 / 8
         #: How many times as often as usual splits are divided.
         self.division_rate = self.rng.choice([0, 1, 1, 5])
@@ -144,7 +145,7 @@ class World:
         """What the network does to a request that changes something."""
         if not self.strikes(actor):
             return ""
-        return self.rng.choice(FAULTS[:1] if self.is_disk else FAULTS)
+        return self.rng.choice(self.faults[:1] if self.is_disk else self.faults)
 
     def send(self, delay_s: float, label: str, effect: Callable[[], Any]) -> None:
         """A request that takes effect later, whoever still waits for it."""
@@ -306,9 +307,7 @@ class World:
             actor.kill()
         self.engine, self.fault_rate, self.division_rate = "engine-last", 0.0, 0
         self.time_s += 20_000
-        if self.rng.random() < 0.5:
-            for name in [name for name in self.truth.names if name.startswith(RUNS)]:
-                self.truth.remove(name)
+        self._lose_the_story()
         version = version or self.rng.choice(["v1", "v2"])
         job = job_of(version, self.on_removed, self.delivery)
         self.checks.note_done(fingerprint(job, hash_code(())), {unit.id: 1 for unit in Inputs(self.inputs).units()})
@@ -317,6 +316,15 @@ class World:
             self.actors = []
             self._finish(self.apply(version, is_quiet=True))
         self.checks.check_end()
+
+    def _lose_the_story(self) -> None:
+        """Of half of the schedules: ledgers and all else under `runs/` are gone, or torn anywhere."""
+        roll = self.rng.random()
+        for name in [name for name in self.truth.names if name.startswith(RUNS) and roll < 0.5]:
+            data = self.truth.objects[name].data
+            self.truth.remove(name)
+            if roll < 0.25:
+                self.truth.put(name, data[: self.rng.randrange(len(data) + 1)])
 
     def _finish(self, last: Actor) -> None:
         while not last.is_dead:

@@ -211,6 +211,9 @@ class Index:
         for (name,) in self._db.execute(heirs).fetchall():
             if not self._is_chosen(name):
                 self._consider(name, self.receipt(name))
+        self._choose_loose()
+
+    def _choose_loose(self) -> None:
         for (stem,) in self._db.execute("SELECT DISTINCT stem FROM loose ORDER BY stem").fetchall():
             self._choose_pieces(stem)
 
@@ -328,15 +331,31 @@ class Index:
         """
         keep = on_removed == "keep"
         given_up = "AND (NOT stands OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
-        self._db.execute(
+        n_given_up = self._db.execute(
             "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
             f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
-        )
+        ).rowcount
         for table in ("cover", "piece"):
             sql = f"DELETE FROM {table} WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)"  # noqa: S608
             self._db.execute(sql)
+        if n_given_up:
+            self._choose_instead()
         if keep and self._count("SELECT EXISTS (SELECT 1 FROM was WHERE uri NOT IN (SELECT uri FROM listed))"):
             self._keep_gone()
+
+    def _choose_instead(self) -> None:
+        """What a run that died before its manifest did in place of what is given up now."""
+        rows = self._db.execute("SELECT name FROM receipt WHERE accepted AND NOT chosen ORDER BY generation DESC, name")
+        for (name,) in rows:
+            receipt = self.receipt(name)
+            if not all(self._is_wanted(unit.stem) for unit in receipt.units):
+                self._db.execute("DELETE FROM loose WHERE receipt = ?", (name,))
+            elif not any(unit.is_piece for unit in receipt.units):
+                self._consider(name, receipt)
+        self._choose_loose()
+
+    def _is_wanted(self, unit_id: str) -> bool:
+        return self._db.execute("SELECT 1 FROM want WHERE unit = ?", (unit_id,)).fetchone() is not None
 
     def _keep_gone(self) -> None:
         last = ""

@@ -12,7 +12,7 @@ from contextlib import closing
 
 from modalbatch.driver.plan import read_receipts
 from modalbatch.driver.runs import longest_timeout_s
-from modalbatch.records import DEAD, PARTS, RECEIPTS, RUNS, Manifest, Receipt, is_ours, parse_receipt_name
+from modalbatch.records import DEAD, PARTS, RECEIPTS, Manifest, Receipt, is_ours, parse_receipt_name
 from modalbatch.sinks.objects import ObjectSink
 
 #: Attempts older than this many timeouts never commit (a worker refuses to commit after one).
@@ -135,13 +135,3 @@ def _delete(sink: ObjectSink, names: list[str]) -> None:
         sink.delete(names[start : start + _CHUNK])
     if names:
         sink.store.commit()
-
-
-def sweep_runs(sink: ObjectSink, keep: int) -> int:
-    """Delete the control files of all but the newest `keep` runs; how many objects. Manifests stay."""
-    runs: dict[str, list[str]] = {}
-    for entry in sink.store.list(RUNS):
-        runs.setdefault(entry.name[len(RUNS) :].partition("/")[0], []).append(entry.name)
-    old = [name for run_id in sorted(runs)[:-keep] for name in runs[run_id]] if len(runs) > keep else []
-    _delete(sink, old)
-    return len(old)

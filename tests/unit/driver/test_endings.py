@@ -6,6 +6,7 @@ import pytest
 
 from memory_store import Memory, MemoryStore, put_part
 from modalbatch.driver import runs
+from modalbatch.driver.ledger import Ledger
 from modalbatch.driver.publish import mark_success
 from modalbatch.driver.sweep import sweep
 from modalbatch.errors import StateError, UnavailableError
@@ -163,6 +164,25 @@ def test_attempts_of_others_are_measured_with_their_own_timeout(sink) -> None:
     runs.end(sink, "long", 1, {"exit_code": 0})
     assert sweep(sink, None, **options) == 1
     assert sink.store.stat(part) is None
+
+
+def test_ages_are_measured_by_the_clock_of_the_store(sink) -> None:
+    """That of `MemoryStore` is some fifty years behind this machine's."""
+    drive(sink, Inputs(1), lambda text, nth: commit(sink, text), run_id="before")
+    young = put_part(sink, "of another run").parts[0].name
+    old = put_part(sink, "old", age_s=10_000).parts[0].name
+    drive(sink, Inputs(1), lambda text, nth: commit(sink, text), compute=Compute(timeout_s=77))
+    assert (sink.store.stat(young) is None, sink.store.stat(old) is None) == (False, True)
+
+
+def test_a_ledger_without_an_object_knows_no_clock(sink) -> None:
+    ledger = Ledger(sink.store, "run", "driver")
+    assert ledger.store_clock_s() == float("-inf")
+    ledger.add("x")
+    ledger.flush()
+    assert ledger.store_clock_s() == sink.store.memory.clock_s
+    sink.store.delete([entry.name for entry in sink.store.list()])
+    assert ledger.store_clock_s() == float("-inf")
 
 
 def test_the_run_tells_its_timeout(sink) -> None:

@@ -151,6 +151,31 @@ def test_a_pack_with_a_changed_input_is_given_up_whole(sink) -> None:
     assert sight.generation == 1
 
 
+def test_what_a_run_that_died_did_in_place_of_a_pack_is_not_done_again(sink) -> None:
+    """It was done while the pack was still live, for an input of it that had changed."""
+    a, b, changed = (Unit(uri, state, "", 0, 10, False) for uri, state in (("a", "1"), ("b", "1"), ("b", "2")))
+    pack = receipt(sink, "pack", units=(a, b))
+    index, sight, _ = plan(sink, "a", "b")
+    publish(sink, index, sight, "r")
+    assert live(sink) == ["a", "b"]
+    for unit, attempt in ((a, "c" * 32), (changed, "d" * 32)):
+        receipt(sink, f"{unit.uri} again", attempt, split=unit.id, units=(unit,), generation=2)
+    index = Index()
+    sight = read_sink(sink, index, FP, keep=False)
+
+    class Source:
+        def units(self):
+            return iter((a, changed))
+
+    assert list(enumerate_missing(Source(), index)) == []
+    index.settle_removed("keep")
+    assert (index.n_missing(), list(index.missing())) == (0, [])
+    manifest = publish(sink, index, sight, "s")
+    assert live(sink) == ["a", "b"]
+    assert receipt_name(pack.split, FP, 1) in manifest.retired
+    index.close()
+
+
 def test_nothing_new_writes_no_manifest(sink) -> None:
     receipt(sink, "a")
     first = publish(sink, *plan(sink, "a")[:2], "r")

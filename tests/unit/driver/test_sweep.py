@@ -7,7 +7,7 @@ import pytest
 from memory_store import FP, Memory, MemoryStore, names, put_part
 from modalbatch.driver import runs
 from modalbatch.driver.sweep import sweep
-from modalbatch.records import Manifest, Receipt, receipt_name
+from modalbatch.records import Manifest, Receipt, is_ours, receipt_name
 from modalbatch.sinks.objects import ObjectSink
 
 TIMEOUT_S = 100
@@ -70,6 +70,33 @@ def test_retired_receipts_go_with_their_parts_unless_another_names_them(sink) ->
     retired = tuple(receipt_name(item.split, FP, 1) for item in (gone, carried))
     assert run_sweep(sink, Manifest(number=2, run_id="r", accepted=(FP,), retired=retired)) == 3
     assert names(sink) == {carried.parts[0].name, receipt_name(carried.split, FP, 2)}
+
+
+def test_with_nothing_to_delete_the_count_is_nothing(sink) -> None:
+    sink.commit(put_part(sink, "a"))
+    gone = receipt_name("0" * 24, FP, 1)
+    assert run_sweep(sink, Manifest(number=1, run_id="r", accepted=(FP,))) == 0
+    assert run_sweep(sink, Manifest(number=1, run_id="r", accepted=(FP,), retired=(gone,))) == 0
+
+
+def test_half_written_files_go_by_the_longest_timeout(sink) -> None:
+    asked = []
+    sink.store.sweep_unfinished = lambda *arguments: asked.append(arguments)
+    run_sweep(sink)
+    runs.begin(sink, runs.Request(run_id="long"), "j", FP, 0.0, timeout_s=10 * TIMEOUT_S)
+    run_sweep(sink)
+    assert asked == [(2 * TIMEOUT_S, is_ours), (20 * TIMEOUT_S, is_ours)]
+
+
+def test_a_receipt_that_goes_while_the_sweep_looks_holds_nothing_back(sink) -> None:
+    put_part(sink, "orphan")
+    sink.commit(put_part(sink, "other"))
+
+    def none_is_running() -> bool:
+        sink.delete([name for name in names(sink) if name.endswith(".json")])
+        return True
+
+    assert run_sweep(sink, none_is_running=none_is_running) == 1
 
 
 def test_names_that_are_nearly_ours_stay(sink) -> None:
