@@ -110,7 +110,7 @@ def test_what_cannot_be_retried(modalbatch, squares, work):
 def test_a_changed_source_is_nobodys_business(modalbatch, failed, work):
     mend(work)
     spec = work / "squares.yaml"
-    (work / "elsewhere").mkdir()
+    write_records(work / "elsewhere/z.jsonl", [{"n": 1}])
     spec.write_text(spec.read_text().replace("data/*.jsonl", "elsewhere/*.jsonl"))
     done = modalbatch("retry", "squares.yaml", "--json")
     assert done.code == 1, done.err
