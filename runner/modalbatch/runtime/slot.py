@@ -20,7 +20,6 @@ from typing import Any
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job
 from modalbatch.records import Split
-from modalbatch.runtime.again import AgainRun
 from modalbatch.runtime.callers import Callers
 from modalbatch.runtime.handler import Failure, Handler, describe
 from modalbatch.runtime.progress import Checkpoint, Progress
@@ -75,6 +74,11 @@ def main() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(0)
+            if message["kind"] == "rehearse":
+                from modalbatch.runtime.rehearse import answer
+
+                channel.send(answer(job, handler, message))
+                continue
             channel.send(_run(job, handler, callers, progress, _task(message)))
 
 
@@ -90,8 +94,7 @@ def _task(message: Json) -> Task:
 
 
 def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> Json:
-    kind = AgainRun if task.split.retry else SplitRun
-    run = kind(job, handler, callers, progress, task)
+    run = _kind(task)(job, handler, callers, progress, task)
     started = time.monotonic()
     try:
         return {"kind": "done", **run.run(), "seconds": time.monotonic() - started}
@@ -110,6 +113,14 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
         run.unit_log.close()
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _kind(task: Task) -> type[SplitRun]:
+    if not task.split.retry:
+        return SplitRun
+    from modalbatch.runtime.again import AgainRun
+
+    return AgainRun
 
 
 def _close(handler: Handler) -> Json:
