@@ -118,7 +118,7 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
 def _kind(task: Task) -> type[SplitRun]:
     if not task.split.retry:
         return SplitRun
-    from modalbatch.runtime.again import AgainRun
+    from modalbatch.runtime.again_run import AgainRun
 
     return AgainRun
 
