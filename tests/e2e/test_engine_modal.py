@@ -49,6 +49,23 @@ def test_local_data_travels_once_and_results_come_back(modal, squares, work):
     assert modal("cat").out.count("\n") == 6
 
 
+def test_a_retry_needs_a_yes_and_brings_the_results_here(modal, squares, work):
+    write_records(work / "data/b.jsonl", [{"n": 1}, {"m": 2}])
+    assert modal("apply", "squares.yaml", "--yes").code == 1
+    handler = work / "handlers.py"
+    handler.write_text(handler.read_text().replace('record["n"]', 'record.get("n", 0)'))
+    for path in (work / "data").iterdir():  # what it does not look at
+        path.unlink()
+    write_records(work / "data/z.jsonl", [{"n": 100}])
+    refused = modal("retry", "squares.yaml")
+    assert (refused.code, refused.err.splitlines()[-1]) == (2, "hint: add --yes")
+    done = modal("retry", "squares.yaml", "--yes")
+    assert (done.code, "retrying 1 dead letter of 1 split, for manifest 2" in done.err.splitlines()) == (0, True)
+    assert "staged" not in done.err
+    assert sorted(item["square"] for item in live_records(squares)) == [0, 0, 1, 1, 4, 9, 16]
+    assert modal("verify").code == 0
+
+
 def test_a_mirror_that_is_lost_comes_back(modal, squares):
     assert modal("apply", "squares.yaml", "--yes").code == 0
     for path in [*squares.glob("part-*"), squares / "_SUCCESS"]:

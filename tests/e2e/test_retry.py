@@ -69,6 +69,22 @@ def test_whatever_names_the_job(modalbatch, failed, work, operand):
     assert json.loads((failed / "_SUCCESS").read_text())["manifest"] == 2
 
 
+def test_on_a_volume(modalbatch, squares, work):
+    """Where the last writer of a file wins and others' writes are seen late."""
+    spec = work / "squares.yaml"
+    spec.write_text(spec.read_text().replace("out/", "volume://squares/out/") + "retries: 0\n")
+    write_records(work / "data/b.jsonl", [{"n": 1}, {"m": 2}, {"n": "x"}])
+    assert modalbatch("apply", "squares.yaml").code == 1
+    mend(work)
+    for number, (code, n_letters, n_dead) in enumerate([(1, 2, 1), (1, 1, 1)], 2):
+        done = modalbatch("retry", "squares.yaml", "--json")
+        assert (done.code, done.json["retry"]["letters"], done.json["live"]["dead"]) == (code, n_letters, n_dead)
+        assert done.json["manifest"] == number
+        assert modalbatch("verify", "squares.yaml", "--strict").code == 0
+    assert modalbatch("apply", "squares.yaml", "--json").json["status"] == "nothing_to_do"
+    assert len(modalbatch("cat", "squares.yaml").out.splitlines()) == 7
+
+
 def test_nothing_to_retry_repeats_the_state(modalbatch, failed, work):
     nothing = modalbatch("retry", "--error", "00000000")
     assert (nothing.code, nothing.err.splitlines()[1:]) == (
@@ -110,7 +126,7 @@ def test_what_cannot_be_retried(modalbatch, squares, work):
 def test_a_changed_source_is_nobodys_business(modalbatch, failed, work):
     mend(work)
     spec = work / "squares.yaml"
-    (work / "elsewhere").mkdir()
+    write_records(work / "elsewhere/z.jsonl", [{"n": 1}])
     spec.write_text(spec.read_text().replace("data/*.jsonl", "elsewhere/*.jsonl"))
     done = modalbatch("retry", "squares.yaml", "--json")
     assert done.code == 1, done.err

@@ -104,7 +104,7 @@ def sink_of(job: Job, folder: Path) -> ObjectSink:
     return open_sink(job, {"": f"{folder}/"})
 
 
-def run_in_process(job: Job, folder: Path, *, run_id: str, kill_at: int | None = None) -> int:
+def run_in_process(job: Job, folder: Path, *, run_id: str, kill_at: int | None = None, **request: Any) -> int:
     """Run it; the exit status. Each run is under an engine of its own, as after a loss of the machine."""
     pid = os.fork()
     if pid:
@@ -113,7 +113,7 @@ def run_in_process(job: Job, folder: Path, *, run_id: str, kill_at: int | None =
         counter = _arm(folder / "out", kill_at) if "://" not in job.sink.uri else _arm_requests(kill_at)
         with forked_slots():
             engine = {"kind": "local", "home": "here", "id": run_id}
-            outcome = run_job(job, folder, run_id=run_id, engine=engine)
+            outcome = run_job(job, folder, run_id=run_id, engine=engine, **request)
         (folder / f"{run_id}.json").write_text(json.dumps({**outcome, "n_points": counter[0]}))
         os._exit(0)
     except BaseException:

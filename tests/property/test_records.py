@@ -18,7 +18,14 @@ UNITS = st.lists(UNIT, min_size=1, max_size=4).map(tuple)
 PARTS = st.lists(st.builds(Part, TEXT, NUMBER, TEXT, NUMBER), max_size=3).map(tuple)
 COUNTS = st.builds(Counts, **dict.fromkeys(Counts.__slots__, NUMBER))
 SPLITS = st.builds(
-    Split, units=UNITS, generation=NUMBER, fingerprint=TEXT, run_id=TEXT, roots=st.dictionaries(TEXT, TEXT, max_size=3)
+    Split,
+    units=UNITS,
+    generation=NUMBER,
+    fingerprint=TEXT,
+    run_id=TEXT,
+    roots=st.dictionaries(TEXT, TEXT, max_size=3),
+    carry=TEXT,
+    retry=st.just({}) | st.fixed_dictionaries({"receipt": TEXT, "error": st.none() | TEXT, "before": NUMBER}),
 )
 RECEIPTS = st.builds(
     Receipt,
@@ -29,6 +36,8 @@ RECEIPTS = st.builds(
     run_id=TEXT,
     units=UNITS,
     parts=PARTS,
+    spread=st.lists(st.lists(NUMBER, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
+    replaces=TEXT,
     dead=PARTS,
     counts=COUNTS,
     seconds=st.floats(0, 1e6).map(lambda seconds: round(seconds, 3)),
@@ -69,6 +78,7 @@ def test_receipts(receipt: Receipt) -> None:
     data = receipt.to_bytes()
     again = parse_receipt(data)
     assert again.to_bytes() == data
+    assert (again.spread, again.replaces) == (receipt.spread, receipt.replaces)
     # Pins and ways of reading are of one machine and one plan; ids do not hang on them.
     assert [unit.id for unit in again.units] == [unit.id for unit in receipt.units]
 
@@ -97,6 +107,15 @@ def test_units_with_one_id_are_one_thing(first: tuple[Unit, ...], second: tuple[
     assert len({unit_id for unit_id, item in zip(ids, key, strict=True) if item in distinct}) == len(distinct)
 
 
-@given(st.builds(Request, run_id=TEXT, roots=st.dictionaries(TEXT, TEXT, max_size=2), keep=st.booleans(), user=TEXT))
+@given(
+    st.builds(
+        Request,
+        retry=st.none() | st.fixed_dictionaries({"error": st.none() | TEXT}),
+        run_id=TEXT,
+        roots=st.dictionaries(TEXT, TEXT, max_size=2),
+        keep=st.booleans(),
+        user=TEXT,
+    )
+)
 def test_requests(request: Request) -> None:
     assert Request.from_text(json.dumps(json.loads(request.to_text()))) == request

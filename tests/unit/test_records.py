@@ -105,6 +105,16 @@ def test_a_receipt_says_what_each_input_gave() -> None:
     assert RECEIPT.unit_counts == ()
 
 
+def test_what_only_retried_receipts_have_is_left_out_of_others() -> None:
+    assert {"replaces", "spread"}.isdisjoint(json.loads(RECEIPT.to_bytes()))
+    receipt = replace(RECEIPT, replaces=receipt_name(SPLIT, FP, 2), spread=((1, 2), (0, 3)))
+    assert json.loads(receipt.to_bytes())["spread"] == [[1, 2], [0, 3]]
+    again = parse_receipt(receipt.to_bytes())
+    assert (again.replaces, again.spread) == (receipt.replaces, receipt.spread)
+    assert again.lying == ((1, 2), (0, 3))
+    assert replace(RECEIPT, unit_counts=(Counts(out=4),)).lying == ((4,),)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])
 def test_a_torn_receipt(cut: int) -> None:
     with pytest.raises(StateError, match="a receipt is torn or altered"):

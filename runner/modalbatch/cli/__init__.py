@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("modalbatch.cli.ls:command", "List the live parts of a sink."),
     "cat": ("modalbatch.cli.cat:command", "Print the live records of a sink."),
     "errors": ("modalbatch.cli.errors:command", "Show what went wrong, in kinds, with how many records each."),
+    "test": ("modalbatch.cli.test:command", "Try the record of a dead letter again, if you like in a debugger."),
     "retry": ("modalbatch.cli.retry:command", "Process dead letters again, with the handler as it is now."),
     "verify": ("modalbatch.cli.verify:command", "Prove from storage alone that every record is accounted for once."),
     "rm": ("modalbatch.cli.rm:command", "Delete what modalbatch wrote, after showing how much that is."),

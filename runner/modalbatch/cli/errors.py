@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from modalbatch.cli import json_option, print_json
-from modalbatch.cli.operand import find_target, opened
+from modalbatch.cli.operand import Target, find_target, opened, shown
+from modalbatch.sinks.letter import has_record
 
 if TYPE_CHECKING:
+    from modalbatch.cli.operand import Found
     from modalbatch.records import Json
     from modalbatch.report.cluster import Kind
 
@@ -32,7 +35,9 @@ def command(operand: str | None, as_json: bool) -> None:
     from modalbatch.report.cluster import clusters
     from modalbatch.report.text import count
 
-    with opened(find_target(operand)) as sink:
+    found = find_target(operand)
+    spec = _spec(found)
+    with opened(found) as sink:
         manifest = sink.newest()
         kinds, n_others = clusters(dead_letters(sink))
     number = manifest.number if manifest else 0
@@ -49,7 +54,7 @@ def command(operand: str | None, as_json: bool) -> None:
         )
         return
     for kind in kinds:
-        sys.stdout.write("".join(f"{line}\n" for line in _lines(kind)))
+        sys.stdout.write("".join(f"{line}\n" for line in _lines(kind, spec)))
     sys.stdout.flush()
     if n_others:
         sys.stderr.write(f"and {count(n_others, 'dead letter')} of other kinds\n")
@@ -57,10 +62,17 @@ def command(operand: str | None, as_json: bool) -> None:
         sys.stderr.write(f"no dead letters · manifest {number}\n" if manifest else "nothing is published yet\n")
         return
     sys.stderr.write(f"{count(total, 'dead letter')} of {count(len(kinds), 'kind')} · manifest {number}\n")
-    sys.stderr.write(f"next: modalbatch cat --dead --error {kinds[0].signature}\n")
+    signature = kinds[0].signature
+    sys.stderr.write(f"next: modalbatch cat --dead --error {signature} · modalbatch retry --error {signature}\n")
 
 
-def _lines(kind: Kind) -> list[str]:
+def _spec(found: Found) -> str:
+    """The spec as it would be typed here, as far as it is known."""
+    known = str(found.spec_path) if isinstance(found, Target) else found.note.spec if found.note else ""
+    return shlex.quote(shown(known)) if known else "SPEC"
+
+
+def _lines(kind: Kind, spec: str) -> list[str]:
     failing = kind.failing
     name = failing.type.replace(_OUR_OWN, "modalbatch.")  # as handlers write it
     message = f": {failing.message}" if failing.message else ""
@@ -70,6 +82,7 @@ def _lines(kind: Kind) -> list[str]:
         f"{kind.n:>7,} × {failing.cause} · {name}{message}",
         f"{'':>10}{kind.signature}{place}{inputs}",
         f"{'':>10}for example {_where(kind.sample)}{_shown(kind.sample)}",
+        *([f"{'':>10}again: modalbatch test {spec} --dead {kind.sample['id']}"] if has_record(kind.sample) else []),
     ]
 
 

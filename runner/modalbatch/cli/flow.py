@@ -174,6 +174,7 @@ class Flow:
                 raise BusyError("another run published meanwhile", hint="apply again")
         else:
             sink.unmark_success()  # a limit of the spec may have changed since
+        runs.note_state(sink, judged.code)
         self._fetch()
         live = manifest.counts
         lines = [text.live_line(manifest, self._sink_label)]

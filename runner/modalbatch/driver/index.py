@@ -247,8 +247,10 @@ class Index:
         if not self.has_parts(receipt):
             return False
         ids = [unit.id for unit in receipt.units]
-        if self._overlaps(receipt.units, ids) and not self._take_place(name, receipt, ids):
+        if self._overlaps(receipt.units, ids) and not self._makes_room(receipt, ids):
             return False  # another receipt, better or equal, has some of these inputs
+        if receipt.replaces:
+            self._inherit(name, receipt.replaces)
         self._db.execute("UPDATE receipt SET chosen = 1 WHERE name = ?", (name,))
         self._db.executemany(
             "INSERT INTO cover (unit, uri, receipt) VALUES (?, ?, ?)",
@@ -274,17 +276,23 @@ class Index:
                     return True
         return False
 
-    def _take_place(self, name: str, receipt: Receipt, ids: list[str]) -> bool:
-        """Put a receipt in the place of the one that it replaces; False where that one does not count."""
+    def _makes_room(self, receipt: Receipt, ids: list[str]) -> bool:
+        """Give up the receipt that this one replaces; False where another one has these inputs."""
         covered = self._db.execute("SELECT unit FROM cover WHERE receipt = ?", (receipt.replaces,)).fetchall()
         if {unit for (unit,) in covered} != set(ids):
             return False
-        sql = "UPDATE receipt SET stands = (SELECT stands FROM receipt WHERE name = ?) WHERE name = ?"
-        self._db.execute(sql, (receipt.replaces, name))
-        self._db.execute("UPDATE receipt SET chosen = 0, stands = 0, void = 1 WHERE name = ?", (receipt.replaces,))
         for table in ("cover", "piece"):
             self._db.execute(f"DELETE FROM {table} WHERE receipt = ?", (receipt.replaces,))  # noqa: S608
         return True
+
+    def _inherit(self, name: str, earlier: str) -> None:
+        """The receipt stands if one that it replaces did, or one that this one replaces in turn."""
+        sql = "SELECT stands, replaces FROM receipt WHERE name = ? AND NOT void"
+        while row := self._db.execute(sql, (earlier,)).fetchone():
+            self._db.execute("UPDATE receipt SET chosen = 0, stands = 0, void = 1 WHERE name = ?", (earlier,))
+            if row[0]:
+                self._db.execute("UPDATE receipt SET stands = 1 WHERE name = ?", (name,))
+            earlier = row[1]
 
     def accept(self, name: str, receipt: Receipt) -> bool:
         """A receipt of this run; its parts were verified when they were written, and are listed again later."""

@@ -127,6 +127,24 @@ def end(sink: ObjectSink, run_id: str, epoch: int, outcome: Mapping[str, Any]) -
     sink.store.commit()
 
 
+def note_state(sink: ObjectSink, exit_code: int) -> None:
+    """Note what an `apply` that found nothing to do says of the newest run's state: limits of a spec may change."""
+    ended = [run for run in list_runs(sink) if run["end"]]
+    if not ended:
+        return
+    run = max(ended, key=lambda run: float(run.get("started", 0)))
+    if state_code(run["end"]) != exit_code:
+        data = encode({**run["end"], "state_code": exit_code}).encode()
+        sink.store.replace(run_object(run["run_id"], END), data)
+        sink.store.commit()
+
+
+def state_code(end: Mapping[str, Any]) -> int | None:
+    """The exit code of a run that has ended, by the limits that were in force last."""
+    code = end.get("state_code", end.get("exit_code"))
+    return None if code is None else int(code)
+
+
 def list_runs(sink: ObjectSink) -> Iterator[Json]:
     """Every run of the sink, oldest first: its request with `end`, how it ended, or None while it runs or died."""
     run_ids = {entry.name[len(RUNS) :].partition("/")[0] for entry in sink.store.list(RUNS)}

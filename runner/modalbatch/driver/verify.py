@@ -18,7 +18,7 @@ from typing import Any
 
 from modalbatch.driver.content import MapChecks, check_content, map_checks
 from modalbatch.driver.proof import Finding, Proof
-from modalbatch.driver.runs import list_runs
+from modalbatch.driver.runs import list_runs, state_code
 from modalbatch.errors import BusyError, NotFoundError, StateError
 from modalbatch.records import (
     ALL_LINES,
@@ -392,7 +392,7 @@ class _Verifier:
 def _must_have_succeeded(manifest: Manifest, runs: list[Json]) -> bool:
     """Whether a run left `_SUCCESS` and no other can have removed it: the newest ended well, and none is open."""
     ends = [run["end"] for run in sorted(runs, key=lambda run: float(run.get("started", 0)))]
-    return bool(ends) and all(ends) and ends[-1].get("exit_code") == 0 and ends[-1].get("manifest") == manifest.number
+    return bool(ends) and all(ends) and state_code(ends[-1]) == 0 and ends[-1].get("manifest") == manifest.number
 
 
 def _is_spread(receipt: Receipt) -> bool:

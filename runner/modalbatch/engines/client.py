@@ -4,8 +4,9 @@ Owns everything of a run that needs `modal`: in a child process of the command (
 JSON lines: orders in, events out), or in a thread of `modal run`. Prints nothing for people; decides nothing about
 the run.
 
-Orders: `open` an app, `drive` it or have it `inspect` its sink, `attach` to a call of an earlier command, tell its
-`progress` once, `leave`. Events: `opened`, `started`, `progress`, `log`, `outcome`, `answer`, `error`.
+Orders: `open` an app, `drive` it, have it `inspect` its sink or a worker of it `rehearse` one record, `attach` to a
+call of an earlier command, tell its `progress` once, `leave`.
+Events: `opened`, `started`, `progress`, `log`, `outcome`, `answer`, `error`.
 """
 
 from __future__ import annotations
@@ -247,6 +248,8 @@ async def _open(order: Json, orders: AsyncIterator[Json], emit: Emit) -> None:
                     await _until_left(orders, conduct(module.drive, todo, app, emit))
                 elif todo is not None and todo["do"] == "inspect":
                     await _until_left(orders, _ask(module.inspect, todo, emit))
+                elif todo is not None and todo["do"] == "rehearse":
+                    await _until_left(orders, _rehearse(module.Worker, todo["text"], emit))
             except ModalbatchError as error:
                 failure = error
     except Exception as error:
@@ -262,6 +265,14 @@ async def _ask(inspect: modal.Function[..., Any, Any], order: Json, emit: Emit) 
     except Exception as error:
         raise trouble(error) from error
     emit({"event": "answer", "answer": answer})
+
+
+async def _rehearse(worker: Any, text: str, emit: Emit) -> None:
+    """Have a worker answer one text that is no split, and tell the answer."""
+    try:
+        emit({"event": "answer", **json.loads(await worker().process.remote.aio(text))})
+    except Exception as error:
+        raise trouble(error) from error
 
 
 async def _until_left(orders: AsyncIterator[Json], work: Coroutine[Any, Any, None]) -> None:

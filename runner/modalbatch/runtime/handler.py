@@ -154,7 +154,7 @@ def normal(result: Any) -> Any:
 def describe(error: BaseException) -> dict[str, str]:
     """Type, message and traceback as capped text: no exception object ever leaves the slot."""
     _forget_earlier_tries(error)
-    lines = traceback.format_exception(type(error), error, _user_frames(error.__traceback__))
+    lines = traceback.format_exception(type(error), error, user_frames(error.__traceback__))
     text = "".join(lines)
     message = _printable(error)
     return {
@@ -174,7 +174,7 @@ def _printable(error: BaseException) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _user_frames(trace: Any) -> Any:
+def user_frames(trace: Any) -> Any:
     """The traceback from the first frame that is not ours."""
     first = trace
     while _is_ours(trace):

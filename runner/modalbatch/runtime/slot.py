@@ -20,7 +20,6 @@ from typing import Any
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job
 from modalbatch.records import Split
-from modalbatch.runtime.again import AgainRun
 from modalbatch.runtime.callers import Callers
 from modalbatch.runtime.handler import Failure, Handler, describe
 from modalbatch.runtime.progress import Checkpoint, Progress
@@ -76,6 +75,11 @@ def main() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(0)
+            if message["kind"] == "rehearse":
+                from modalbatch.runtime.rehearse import answer
+
+                channel.send(answer(job, handler, message))
+                continue
             channel.send(_run(job, handler, callers, progress, _task(message)))
 
 
@@ -94,7 +98,7 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
     run: SplitRun | None = None
     started = time.monotonic()
     try:
-        run = (AgainRun if task.split.retry else SplitRun)(job, handler, callers, progress, task)
+        run = _kind(task)(job, handler, callers, progress, task)
         return {"kind": "done", **run.run(), "seconds": time.monotonic() - started}
     except FailedRecord as failed:
         return {"kind": "record_failed", "letter": failed.letter}
@@ -115,6 +119,14 @@ def _run(job: Job, handler: Handler, callers: Callers, progress: Progress, task:
             run.unit_log.close()
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _kind(task: Task) -> type[SplitRun]:
+    if not task.split.retry:
+        return SplitRun
+    from modalbatch.runtime.again_run import AgainRun
+
+    return AgainRun
 
 
 def _close(handler: Handler) -> Json:

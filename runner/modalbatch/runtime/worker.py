@@ -24,6 +24,7 @@ from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.child import Seat
 from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.runtime.divide import condemned, divide_at, halves
+from modalbatch.runtime.rehearse import is_rehearsal, rehearse
 from modalbatch.runtime.signs import Signs
 from modalbatch.runtime.supervise import SUSPECT, TIME, Outcome, supervise
 from modalbatch.runtime.unit_log import unit_log_path
@@ -64,6 +65,8 @@ class Worker:
 
         Retry-safe: yes; a split that has its receipt is answered from it.
         """
+        if is_rehearsal(text):
+            return self._rehearse(text)
         split = Split.from_text(text)
         try:
             answer = self._attempt(split)
@@ -76,6 +79,13 @@ class Worker:
         elif split.carry:
             answer["is_carried"] = True
         return encode({"split": split.id, **answer})
+
+    def _rehearse(self, text: str) -> str:
+        seat = self._free.get()
+        try:
+            return encode(rehearse(self.job, seat, text))
+        finally:
+            self._free.put(seat)
 
     def close(self) -> None:
         """End the slots, letting each handler's `close()` run."""

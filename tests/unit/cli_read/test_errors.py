@@ -19,8 +19,14 @@ def test_kinds_with_a_sample_and_what_to_type(made: Sample, modalbatch) -> None:
         f"          {signature} · sample_handlers.py in work",
         f"          for example {kind['sample']['uri']} at byte {kind['sample']['position']['offset']:,}, record"
         f" {kind['sample']['position']['ordinal'] + 1} of its split: {record}",
+        f"          again: modalbatch test sample.yaml --dead {kind['sample']['id']}",
     ]
-    assert said.err == f"2 dead letters of 1 kind · manifest 1\nnext: modalbatch cat --dead --error {signature}\n"
+    assert said.err == (
+        "2 dead letters of 1 kind · manifest 1\n"
+        f"next: modalbatch cat --dead --error {signature} · modalbatch retry --error {signature}\n"
+    )
+    # Of a sink that is found without its job the spec is not known.
+    assert "again: modalbatch test SPEC --dead" in modalbatch("errors", "out").out
 
 
 def test_the_letters_of_a_kind(made: Sample, modalbatch) -> None:

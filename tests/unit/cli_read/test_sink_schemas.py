@@ -53,6 +53,20 @@ def test_runs_conform(made: Sample, name: str, pattern: str) -> None:
             assert not unknown or name == "ledger"
 
 
+def test_a_receipt_of_a_retry_conforms(tmp_path: Path) -> None:
+    made = filled(tmp_path, bad=2)
+    made.write("e.jsonl", 4, bad=1, start=9000)
+    made.run()
+    handler = made.folder / "sample_handlers.py"
+    handler.write_text(handler.read_text().replace('record.get("bad")', 'record.get("id") == 9003'))
+    assert made.run(retry={"error": None})["live"]["dead"] == 1
+    receipts = [json.loads(path.read_text()) for path in (made.out / "_modalbatch/receipts").glob("*.json")]
+    (retried,) = [receipt for receipt in receipts if receipt.get("spread")]
+    assert retried["replaces"]
+    check = validator("receipt")
+    assert [list(check.iter_errors(receipt)) for receipt in receipts] == [[]] * len(receipts)
+
+
 @pytest.mark.parametrize("name", ["receipt", "manifest", "owner"])
 def test_each_required_key_is_required(made: Sample, name: str) -> None:
     pattern = {"receipt": "receipts/*.json", "manifest": "manifest-*.json", "owner": "owner.json"}[name]

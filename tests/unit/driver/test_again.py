@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import run_job
+from harness import Pool, module_path, run_job
 from modalbatch.driver.verify import verify
 from modalbatch.job import Handler, Job, OnError, Retries, Sink, Source, Split
 from modalbatch.records import Receipt
@@ -345,6 +346,111 @@ def test_unfinished_work_of_others_is_left_alone(folder) -> None:
     outcome = run(folder, job_of(files=1), "r4", keep=True)
     assert (outcome["live"]["in"], live(folder)["e"]) == (25, [0])
     assert calls(folder) == {}
+
+
+class Dying(Pool):
+    """A map that breaks off after so many answers; what is running still ends."""
+
+    def __init__(self, job: Job, n_answers: int) -> None:
+        super().__init__(job)
+        self.n_left = n_answers
+
+    async def map(self, feed, **options):
+        async for answer in super().map(feed, **options):
+            yield answer
+            self.n_left -= 1
+            if not self.n_left:
+                raise ConnectionError("the engine is gone")
+
+    def close(self) -> None:
+        self._threads.shutdown()  # a slot that is busy would be nobody's
+        super().close()
+
+
+def die(folder: Path, job: Job, run_id: str, n_answers: int, error: str | None = None) -> set[str]:
+    """A retry whose engine dies; the keys whose letters it has done."""
+    with module_path(folder):
+        pool = Dying(job, n_answers)
+        try:
+            engine = {"kind": "local", "home": "here", "id": run_id}
+            outcome = run_job(job, folder, run_id=run_id, engine=engine, pool=pool, retry={"error": error})
+        finally:
+            pool.close()
+    assert (outcome["exit_code"], sink_of(folder).newest_number()) == (75, 1)
+    sink = sink_of(folder)
+    found = [sink.read_receipt(entry.name) for entry in sink.store.list("_modalbatch/receipts/")]
+    units = [unit for receipt in found if receipt and receipt.replaces for unit in receipt.units]
+    return {Path(unit.uri).stem for unit in units}
+
+
+def test_a_retry_of_another_kind_goes_on_from_one_that_died(folder) -> None:
+    run(folder, job_of(files=1), "r1")
+    left, right = signature(folder, "left"), signature(folder, "right")
+    mended = job_of("left", "right", files=1)
+    calls(folder)
+    done = die(folder, mended, "r2", 2, left)
+    assert 2 <= len(done) < 4
+    outcome = retry(folder, mended, "r3", right)
+    assert (outcome["counts"]["in"], outcome["live"]["dead"]) == (4, 2 * (4 - len(done)))
+    assert live(folder) == {key: [0, 1, 3, 3, 5, 5] if key in done else [0, 3, 3, 5, 5] for key in KEYS}
+    outcome = retry(folder, mended, "r4")
+    assert (outcome["counts"]["in"], outcome["live"]["dead"]) == (2 * (4 - len(done)), 0)
+    assert live(folder) == each([0, 1, 3, 3, 5, 5])
+    assert calls(folder) == {f"{key}{n}": 1 for key in KEYS for n in (1, 3, 4)}
+
+
+def test_what_failed_again_is_not_tried_once_more_by_the_one_that_goes_on(folder) -> None:
+    run(folder, job_of(files=1), "r1")
+    calls(folder)
+    half = job_of("left", files=1)
+    done = die(folder, half, "r2", 2)
+    assert 2 <= len(done) < 4
+    outcome = retry(folder, half, "r3")
+    assert (outcome["splits"]["done"], outcome["live"]["dead"]) == (4 - len(done), 4)
+    # One retry of each call, so two calls for what fails.
+    assert calls(folder) == {f"{key}{n}": 2 if n == 3 else 1 for key in KEYS for n in (1, 3, 4)}
+    # A new retry is a new one.
+    assert retry(folder, half, "r4")["counts"]["in"] == 4
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["keep", "redo"])
+@pytest.mark.parametrize("is_all", [True, False], ids=["all", "one"])
+def test_what_an_unfinished_retry_did_for_inputs_that_are_gone_stays(folder, keep, is_all) -> None:
+    run(folder, job_of(files=2), "r1")
+    mended = job_of("left", "right", files=2)
+    done = die(folder, mended, "r2", 1)
+    assert len(done) == 2
+    gone = sorted(done)[: 2 if is_all else 1]
+    for key in gone:
+        (folder / f"data/{key}.jsonl").unlink()
+    expected = each([0, 1, 3, 3, 5, 5])
+    if not is_all:
+        changed = sorted(done)[1]
+        write(folder, changed, [{"n": 9}])
+        expected[changed] = [9]
+    calls(folder)
+    run(folder, mended, "r3", keep=keep)
+    assert not [call for call in calls(folder) if call[0] in gone]
+    if keep:
+        retry(folder, mended, "r4")
+    assert live(folder) == expected
+    assert dead(folder) == {}
+
+
+def test_two_retries_at_once_are_one(folder) -> None:
+    """promise 6: what the other one has done is taken, by whichever publishes."""
+    run(folder, job_of(files=1), "r1")
+    mended = job_of("left", "right", files=1)
+    with ThreadPoolExecutor(2) as threads:
+        both = [
+            threads.submit(run_job, mended, folder, run_id=f"both-{n}", n_workers=1, retry={"error": None})
+            for n in range(2)
+        ]
+        outcomes = [item.result() for item in both]
+    assert {outcome["exit_code"] for outcome in outcomes} <= {0, 75}
+    outcome = retry(folder, mended, "after")
+    assert (outcome["splits"]["done"], outcome["live"]["dead"]) == (0, 0)
+    assert live(folder) == each([0, 1, 3, 3, 5, 5])
 
 
 def test_something_that_is_gone_is_said(folder) -> None:

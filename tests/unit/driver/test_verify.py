@@ -328,6 +328,8 @@ def rewrite(out: Path, change) -> None:
         (lambda lines, _: lines[0]["inputs"][0].__setitem__(3, 5000), "duplicated", "another split covers some of"),
         (lambda lines, _: lines[0]["inputs"][0].__setitem__(1, "0" * 64), "duplicated", "two states of `data/"),
         (lambda lines, _: lines[0].update(generation=7), "inconsistent", "its name is not that of its content"),
+        (lambda lines, _: lines[0].update(spread=[[1], [1]]), "inconsistent", "where the records of its inputs lie"),
+        (lambda lines, _: lines[0].update(spread=[[1, 2]]), "inconsistent", "where the records of its inputs lie"),
     ],
 )
 def test_what_only_a_bug_of_ours_could_write(plain: Sample, tmp_path: Path, change, kind: str, message: str) -> None:
