@@ -85,6 +85,8 @@ class Split:
     suspects: Json = field(default_factory=dict)
     #: Name of a receipt: its records of these units are copied, no handler is called (see `runtime.carry`).
     carry: str = ""
+    #: Records that memory allows in the handler together, as other splits of the run have found out; 0: not known.
+    most: int = 0
 
     @property
     def id(self) -> str:
@@ -104,6 +106,7 @@ class Split:
                 "is_sample": self.is_sample,
                 "suspects": self.suspects,
                 "carry": self.carry,
+                "most": self.most,
             }
         )
 

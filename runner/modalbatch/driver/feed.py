@@ -12,6 +12,7 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from modalbatch.records import Split
 
@@ -36,6 +37,8 @@ class Feed:
         self._is_open = True
         self.n_out = 0
         self.n_fed = 0
+        #: Records that memory allows in the handler together, as some split has found out; 0: not known.
+        self.most = 0
         self.error: BaseException | None = None
 
     def stop(self) -> None:
@@ -56,6 +59,10 @@ class Feed:
         """A split waited in vain for a slot: splits are long, and should wait where any container can take them."""
         self.window = self._narrow
 
+    def limit(self, most: int) -> None:
+        """Splits from here on begin with at most so many records in the handler together."""
+        self.most = min(most, self.most or most)
+
     def again(self, split: Split, delay_s: float) -> None:
         """Feed this split once more, later. Order: before `settled` of the same split."""
         now_s = asyncio.get_running_loop().time()
@@ -70,7 +77,7 @@ class Feed:
                     return
                 self.n_out += 1
                 self.n_fed += 1
-                yield split.to_text()
+                yield (replace(split, most=self.most) if self.most else split).to_text()
         except Exception as error:  # a feed that raises would take the map down with everything that is running
             self.error = error
 

@@ -17,6 +17,7 @@ from modalbatch.errors import CorruptInputError
 
 #: Compression → suffix of files.
 SUFFIXES = {"none": "", "gz": ".gz", "zst": ".zst"}
+_WORDS = {"none": "plain data", "gz": "gzip data", "zst": "zstd data"}
 _MAGIC = {"gz": b"\x1f\x8b", "zst": b"\x28\xb5\x2f\xfd"}
 #: zstd frames that hold no data.
 _SKIPPABLE = (0x184D2A50, 0x184D2A5F)
@@ -79,17 +80,20 @@ def open_decompressor(raw: BinaryIO, compression: str, name: str) -> io.RawIOBas
     return _Decompressed(source, compression, name)
 
 
-def refuse_compressed(head: bytes, name: str) -> None:
-    """Refuse bytes that begin like an archive where plain ones are expected."""
+def refuse_compressed(head: bytes, name: str, inside: str = "none") -> None:
+    """Refuse bytes that begin like an archive where plain ones are expected; `inside`: what they were compressed in."""
     found = detect_compression(head)
-    if found != "none":
+    if found != "none" and inside == "none":
         raise _conflict(name, "none", found)
+    if found != "none":
+        raise CorruptInputError(
+            f"`{name}` is compressed twice: {_WORDS[found]} inside {_WORDS[inside]}", hint="decompress the file once"
+        )
 
 
 def _conflict(name: str, expected: str, found: str) -> CorruptInputError:
-    words = {"none": "plain data", "gz": "gzip data", "zst": "zstd data"}
     return CorruptInputError(
-        f"`{name}` holds {words[found]}, expected {words[expected]}",
+        f"`{name}` holds {_WORDS[found]}, expected {_WORDS[expected]}",
         hint=f"rename the file, or set `source.compression: {found}`",
     )
 

@@ -1,11 +1,13 @@
 """One split in one slot, until it is done or known to be impossible. Runs on: container.
 
 Owns the search for poison: a slot that dies or hangs is replaced, the records in flight are handed over again in
-halves, and the record that does it alone, twice, becomes a dead letter. ⌈log2 n⌉ + 2 extra attempts for a batch of n.
+halves, and the record that does it alone, twice, becomes a dead letter; the second time in a slot that has called
+nothing else. ⌈log2 n⌉ + 2 extra attempts for a batch of n.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,8 @@ KILLS = 4
 MAX_IDLE_DEATHS = 3
 #: What is in flight since this share of the split's time, at its end, hangs; less is a split that is too large.
 HANG_SHARE = 0.5
+#: Where the kernel counts what it kills for its memory: cgroup version 2, then 1.
+_MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,8 @@ class Suspects:
     cuts: dict[tuple[int, int], int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
     poison: dict[int, Failure] = field(default_factory=dict)
+    #: What was in flight when memory did not suffice, and how many records may be together instead.
+    ooms: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """For the next attempt, in whichever container."""
@@ -54,6 +60,7 @@ class Suspects:
             "cuts": [[low, high, most] for (low, high), most in self.cuts.items()],
             "deaths": [[ordinal, n] for ordinal, n in self.deaths.items()],
             "poison": [[ordinal, list(failure)] for ordinal, failure in self.poison.items()],
+            "ooms": [[low, high, most] for (low, high), most in self.ooms.items()],
         }
 
     @classmethod
@@ -63,13 +70,16 @@ class Suspects:
             cuts={(low, high): most for low, high, most in data.get("cuts", ())},
             deaths=dict(data.get("deaths", ())),
             poison={ordinal: Failure(*failure) for ordinal, failure in data.get("poison", ())},
+            ooms={(low, high): most for low, high, most in data.get("ooms", ())},
         )
 
     def blame(self, low: int, high: int, cause: str, how: str) -> None:
         """Narrow down: fewer records at a time, then one alone, then poison."""
         if high - low > 1:
             self.cuts = {(a, b): n for (a, b), n in self.cuts.items() if b <= low or a >= high}
-            self.cuts[low, high] = (high - low + 1) // 2
+            self.cuts[low, high] = half = (high - low + 1) // 2
+            if cause == "oom":
+                self.ooms[low, high] = half
             return
         self.deaths[low] = self.deaths.get(low, 0) + 1
         self.cuts[low, high] = 1
@@ -77,6 +87,15 @@ class Suspects:
             cause = "crash" if cause == "killed" else cause
             error = {"type": cause, "message": how, "traceback": ""}
             self.poison[low] = Failure(cause, error, self.deaths[low])
+
+    def most(self, known: int) -> int:
+        """Records that memory allows together; 0: not known. `known`: what others have found out.
+
+        Where one record is too large by itself, the number of those beside it was not the reason.
+        """
+        large = [ordinal for ordinal, failure in self.poison.items() if failure.cause == "oom"]
+        sizes = [n for (low, high), n in self.ooms.items() if not any(low <= ordinal < high for ordinal in large)]
+        return min([*sizes, known] if known else sizes, default=0)
 
 
 def supervise(job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], timeout_s: float) -> Outcome:
@@ -101,9 +120,15 @@ def supervise(job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], time
                 "resume": resume,
                 "cuts": [[low, high, most] for (low, high), most in suspects.cuts.items()],
                 "poison": suspects.poison,
+                "suspects": [ordinal for ordinal in suspects.deaths if ordinal not in suspects.poison],
+                "most": suspects.most(split.most),
             }
         )
         answer, cause, how = _watch(job, child, until)
+        if answer is not None and answer["kind"] == "used":  # what comes next is called by a new slot, alone
+            resume = child.progress.load()
+            seat.vacate()
+            continue
         if answer is not None:
             return _outcome(answer)
         in_flight = child.progress.in_flight()
@@ -164,8 +189,7 @@ def _watch(job: Job, child: Child, until: float) -> tuple[Json | None, str, str]
 
 def _oom_kills() -> int:
     """How many processes of this container the kernel has killed for their memory; 0 where it does not say."""
-    try:
-        events = Path("/sys/fs/cgroup/memory.events").read_text()
-    except OSError:
-        return 0
-    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
+    for path in _MEMORY_EVENTS:
+        with contextlib.suppress(OSError):
+            return int(dict(line.split() for line in path.read_text().splitlines()).get("oom_kill", 0))
+    return 0

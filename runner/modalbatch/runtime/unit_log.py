@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modalbatch.errors import UnavailableError
 from modalbatch.records import Counts
+from modalbatch.runtime.spool import append_to
 
 #: The ordinal behind the unit's last line, then the counts of the split so far.
 _ROW = struct.Struct(f"<{1 + len(Counts.__slots__)}Q")
@@ -27,12 +28,12 @@ class UnitLog:
 
     def __init__(self, path: Path, ordinal: int) -> None:
         """`ordinal`: of the checkpoint; rows of units that ended behind it are cut off, they are done again."""
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        self._rows: list[tuple[int, ...]] = []
-        while len(row := os.read(self._fd, _ROW.size)) == _ROW.size and (found := _ROW.unpack(row))[0] <= ordinal:
-            self._rows.append(found)
-        os.truncate(self._fd, len(self._rows) * _ROW.size)
-        os.lseek(self._fd, 0, os.SEEK_END)
+        self._path = path
+        data = path.read_bytes() if path.exists() else b""
+        found = _ROW.iter_unpack(data[: len(data) // _ROW.size * _ROW.size])
+        self._rows = [row for row in found if row[0] <= ordinal]
+        if data:
+            os.truncate(path, len(self._rows) * _ROW.size)
 
     def finish(self, index: int, ordinal: int, counts: Mapping[str, int]) -> None:
         """Unit number `index` of the split is finished. Order: before any line of the next one is settled.
@@ -44,7 +45,7 @@ class UnitLog:
             return  # finished by a slot that died later
         row = (ordinal, *counts.values())
         try:
-            os.write(self._fd, _ROW.pack(*row))
+            append_to(self._path, _ROW.pack(*row), len(self._rows) * _ROW.size)
         except OSError as error:
             raise UnavailableError(
                 f"cannot write the counts of a split: {error.strerror}", hint="free some space, then apply again"
@@ -58,9 +59,3 @@ class UnitLog:
             {name: now - then for name, now, then in zip(Counts.__slots__, row[1:], last[1:], strict=True)}
             for last, row in zip(before, self._rows, strict=False)
         ]
-
-    def close(self) -> None:
-        """Closes: the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

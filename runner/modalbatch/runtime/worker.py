@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class Worker:
         self._free: queue.Queue[Seat] = queue.Queue()
         self._sinks: dict[str, ObjectSink] = {}
         self._is_closed = False
+        #: Records that memory allows in the handler together, as a split has found out; 0: not known.
+        self._most = 0
         seats = [Seat(self.job) for _ in range(self.job.handler.slots)]
         children = [seat.child() for seat in seats]
         for seat, child in zip(seats, children, strict=True):
@@ -108,6 +111,8 @@ class Worker:
             left_s = timeout_s * (1 - RESERVE_SHARE) - (time.monotonic() - started)
             is_settled = False
             try:
+                if self._most:
+                    split = replace(split, most=min(self._most, split.most or self._most))
                 outcome = supervise(self.job, seat, split, paths, left_s)
                 is_settled = outcome.status != "start_failed"
             finally:
@@ -136,7 +141,7 @@ class Worker:
         if split.is_sample:
             return {"status": "measured", "seconds": outcome.answer["seconds"]}
         sink = self.sink(split.roots)
-        return commit_attempt(
+        answer = commit_attempt(
             self.job,
             sink,
             split,
@@ -145,6 +150,11 @@ class Worker:
             paths=paths,
             elapsed_s=lambda: time.monotonic() - started,
         )
+        if most := outcome.answer.get("most", 0):
+            # A hint for the splits to come: it decides no data.
+            self._most = min(most, self._most or most)
+            answer["most"] = self._most
+        return answer
 
 
 #: What tests and harnesses put in the place of a Modal method.
