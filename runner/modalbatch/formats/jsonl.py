@@ -13,6 +13,8 @@ import datetime
 import decimal
 import enum
 import json
+import re
+import sys
 import uuid
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -23,6 +25,10 @@ from modalbatch.formats import Bare
 Decoder = Callable[[bytes], Any]
 Encoder = Callable[[Any, bytearray], None]
 
+#: Brackets in brackets, whatever limit the handler sets: the stack of a thread bears a multiple.
+_MOST_NESTED = 5000
+_FEW_BRACKETS = 200
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]')
 #: JSON's word for each type a document may begin with.
 _KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
@@ -49,7 +55,7 @@ class JsonlFormat:
             return Bare(_stdlib_decoder(), b":", _never, _stdlib_dumps(), refuse_non_finite, b"\n")
         import msgspec
 
-        loads, dumps = msgspec.json.Decoder().decode, msgspec.json.Encoder(enc_hook=_unknown).encode
+        loads, dumps = _shallow(msgspec.json.Decoder().decode), msgspec.json.Encoder(enc_hook=_unknown).encode
         return Bare(loads, b":", _doubt(), dumps, refuse_non_finite, b"\n")
 
     def raw_records(self, stream: BinaryIO) -> BinaryIO:
@@ -57,10 +63,39 @@ class JsonlFormat:
         return stream
 
 
+def nesting(line: bytes) -> int:
+    """How deep brackets stand in brackets, at most; of a short line only that it is not more than it has."""
+    n_brackets = line.count(b"[") + line.count(b"{")
+    if n_brackets <= _FEW_BRACKETS:
+        return n_brackets
+    depth = deepest = 0
+    for found in _TOKEN.finditer(line):
+        token = line[found.start()]
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _shallow(loads: Decoder) -> Decoder:
+    """`loads`, safe where the handler has lifted the interpreter's limit: what is beyond it ends the process."""
+    if sys.getrecursionlimit() <= _MOST_NESTED:
+        return loads
+
+    def guarded(line: bytes) -> Any:
+        if nesting(line) > _MOST_NESTED:
+            raise RecursionError("nested too deeply")
+        return loads(line)
+
+    return guarded
+
+
 def _msgspec_decoder() -> Decoder:
     import msgspec
 
-    loads, is_doubtful = msgspec.json.Decoder().decode, _doubt()
+    loads, is_doubtful = _shallow(msgspec.json.Decoder().decode), _doubt()
 
     def decode(line: bytes) -> Any:
         try:
@@ -111,15 +146,13 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _stdlib_decoder() -> Decoder:
-    loads = json.JSONDecoder(
-        parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=_object
-    ).decode
+    strict = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=_object)
+    loads = _shallow(lambda line: strict.decode(line.decode()))
 
     def decode(line: bytes) -> Any:
         try:
-            text = line.decode()
-            record = loads(text)
-            if "\\u" in text:
+            record = loads(line)
+            if b"\\u" in line:
                 # A lone surrogate is no text: it could be read, and never be written again.
                 json.dumps(record, ensure_ascii=False).encode()
         except RecursionError:

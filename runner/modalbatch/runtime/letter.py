@@ -9,10 +9,14 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from modalbatch.records import Json, encode
+from modalbatch.formats.jsonl import nesting
+from modalbatch.records import Json
 from modalbatch.runtime.attempts import Item
 from modalbatch.runtime.handler import Failure
 from modalbatch.sources.lines import LongLine
+
+#: Brackets in brackets in the record of a letter; deeper ones are kept as raw bytes.
+MOST_NESTED = 200
 
 
 def letter_of(
@@ -35,15 +39,7 @@ def _content(item: Item, failed: Failure, decode: Callable[[bytes], Any]) -> Jso
         return {"records": "unknown"}
     if isinstance(item.line, LongLine):
         return {"bytes": item.line.n_bytes, "head_base64": base64.b64encode(item.line.head).decode()}
-    if failed.cause == "undecodable":
-        return _raw(item)
-    record = decode(item.line)
-    try:
-        encode(record)
-    except RecursionError:  # what can just be read may be too deep to be written
-        return _raw(item)
-    return {"record": record}
-
-
-def _raw(item: Item) -> Json:
-    return {"raw_base64": base64.b64encode(item.line).decode()}
+    # What can just be read here may be too deep to be written, or for whoever reads letters.
+    if failed.cause == "undecodable" or nesting(item.line) > MOST_NESTED:
+        return {"raw_base64": base64.b64encode(item.line).decode()}
+    return {"record": decode(item.line)}
