@@ -27,6 +27,10 @@ PARTS = "part-"
 
 Json = dict[str, Any]
 
+#: Made once: faster, and not what a handler may have put in the place of `json.dumps` and `json.loads`.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_decode = json.JSONDecoder().decode
+
 _RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
 _PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
 _DEAD = re.compile(DEAD + r"([0-9a-f]{24})-([0-9a-f]{8})\.jsonl")
@@ -113,7 +117,7 @@ class Split:
     @classmethod
     def from_text(cls, text: str) -> Split:
         """The split that `to_text` wrote."""
-        data = json.loads(text)
+        data = _decode(text)
         data["units"] = tuple(Unit(*unit) for unit in data["units"])
         return cls(**data)
 
@@ -391,7 +395,7 @@ def actual_uri(uri: str, roots: Mapping[str, str]) -> str:
 
 def encode(data: object) -> str:
     """Canonical JSON: sorted keys, no spaces."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _encode(data)
 
 
 def parse_json(data: bytes, what: str) -> Json:
