@@ -138,6 +138,10 @@ class Worker:
     def _finish(self, split: Split, attempt: str, outcome: Outcome, paths: tuple[Path, Path], started: float) -> Json:
         if outcome.answer is None:
             return {"status": outcome.status, **outcome.details}
+        if most := outcome.answer.get("most", 0):
+            # A hint for the splits to come: it decides no data.
+            self._most = min(most, self._most or most)
+        hint = {"most": self._most} if self._most else {}
         if split.is_sample:
             return {"status": "measured", "seconds": outcome.answer["seconds"]}
         sink = self.sink(split.roots)
@@ -150,11 +154,7 @@ class Worker:
             paths=paths,
             elapsed_s=lambda: time.monotonic() - started,
         )
-        if most := outcome.answer.get("most", 0):
-            # A hint for the splits to come: it decides no data.
-            self._most = min(most, self._most or most)
-            answer["most"] = self._most
-        return answer
+        return answer | hint
 
 
 #: What tests and harnesses put in the place of a Modal method.
