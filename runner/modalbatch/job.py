@@ -186,6 +186,8 @@ class Source:
     #: `keep` or `drop` output whose input is gone.
     on_removed: str = "keep"
     allow_empty: bool = False
+    #: A longer record becomes a dead letter without being read as one.
+    max_record_bytes: int = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,7 +347,7 @@ def deciding(job: Job, code_sha256: str) -> Json:
         "format": FINGERPRINT_FORMAT,
         "handler": _only(dump(job.handler), "call", "args", "batch_size", "keep"),
         "on_error": _only(dump(job.on_error), "record"),
-        "source": _only(dump(job.source), "format", "compression", "split"),
+        "source": _only(dump(job.source), "format", "compression", "split", "max_record_bytes"),
         "sink": _only(dump(job.sink), "format", "compression"),
         "env": job.env,
     }

@@ -31,12 +31,14 @@ Json = dict[str, Any]
 SUSPECT_ENTRIES = 3
 #: As the `high` of a unit: all its lines from `low` on, however many there are.
 ALL_LINES = 1 << 62
+#: Made once: faster, and not what a handler may have put in the place of `json.dumps` and `json.loads`.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_decode = json.JSONDecoder().decode
 
 _RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
 _PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
 _DEAD = re.compile(DEAD + r"([0-9a-f]{24})-([0-9a-f]{8})\.jsonl")
 _DECISION = re.compile(MANIFESTS + r"([0-9]{6,})-([0-9a-f]{16})\.live")
-_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _MANIFEST = re.compile(MANIFESTS + r"([0-9]{6,})(?:-([0-9a-f]{16}))?\.json")
 
 
@@ -123,6 +125,8 @@ class Split:
     #: {"receipt": name, and what `sinks.letter.is_meant` asks}: the dead letters of this receipt are processed, and not
     #: the units (see `runtime.again`).
     retry: Json = field(default_factory=dict)
+    #: Records that memory allows in the handler together, as other splits of the run have found out; 0: not known.
+    most: int = 0
 
     @property
     def id(self) -> str:
@@ -146,13 +150,14 @@ class Split:
                 "suspects": self.suspects,
                 "carry": self.carry,
                 "retry": self.retry,
+                "most": self.most,
             }
         )
 
     @classmethod
     def from_text(cls, text: str) -> Split:
         """The split that `to_text` wrote."""
-        data = json.loads(text)
+        data = _decode(text)
         data["units"] = tuple(Unit(*unit) for unit in data["units"])
         return cls(**data)
 
@@ -466,7 +471,7 @@ def actual_uri(uri: str, roots: Mapping[str, str]) -> str:
 
 def encode(data: object) -> str:
     """Canonical JSON: sorted keys, no spaces."""
-    return _encoder.encode(data)
+    return _encode(data)
 
 
 def parse_json(data: bytes, what: str) -> Json:

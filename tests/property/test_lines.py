@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modalbatch import job
 from modalbatch.sources.files import FileSource
-from modalbatch.sources.lines import LineRange, LineStream
+from modalbatch.sources.lines import LineRange, LineStream, LongLine
 from property.lines import contents, true_lines
 
 
@@ -74,6 +74,34 @@ def test_a_stream_can_be_read_in_every_way_at_once(data: bytes, sizes: list[int]
             break
     assert found == data
     assert stream.read() == b""
+
+
+@given(
+    data=contents(max_pieces=60),
+    most=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 40), min_size=1),
+    cuts=st.lists(st.integers(0, 400), max_size=4),
+)
+@example(data=b"123\n", most=3, sizes=[9], cuts=[])
+@example(data=b"1234\n", most=3, sizes=[4], cuts=[])
+@example(data=b"1234", most=3, sizes=[1], cuts=[2])
+@example(data=b"1\n1234\n\n", most=3, sizes=[5], cuts=[3])
+def test_lines_over_a_limit_are_measured_and_the_others_are_as_they_were(data, most, sizes, cuts) -> None:
+    """bad input 85: which lines are too long hangs on nothing but their length."""
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    found, at = [], []
+    for start, end in itertools.pairwise(edges):
+        raw = LineRange(lambda low, high: _Trickle(data[low:high], sizes), start, end)
+        with LineStream(raw, most) as stream:
+            for line in stream:
+                found.append((line.head, len(line)) if isinstance(line, LongLine) else line)
+                at.append(raw.first_byte + stream.tell() - len(line))
+    lines = true_lines(data)
+    assert found == [
+        line if len(line.removesuffix(b"\n")) <= most else (line[: min(4096, most + 1)], len(line)) for line in lines
+    ]
+    mark = len(data) - sum(map(len, lines))
+    assert at == list(itertools.accumulate(map(len, lines[:-1]), initial=mark)) * bool(lines)
 
 
 class _Trickle(io.RawIOBase):

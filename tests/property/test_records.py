@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modalbatch.driver.runs import Request
+from modalbatch.errors import StateError
 from modalbatch.records import ALL_LINES, Counts, Manifest, Part, Receipt, Segment, Split, Unit, parse_receipt, total
+from modalbatch.runtime.handler import Failure
+from modalbatch.runtime.supervise import Suspects
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 NUMBER = st.integers(0, 2**62)
@@ -17,6 +21,15 @@ UNIT = st.builds(Unit, TEXT, TEXT, TEXT, NUMBER, NUMBER, st.booleans(), LOW, HIG
 UNITS = st.lists(UNIT, min_size=1, max_size=4).map(tuple)
 PARTS = st.lists(st.builds(Part, TEXT, NUMBER, TEXT, NUMBER), max_size=3).map(tuple)
 COUNTS = st.builds(Counts, **dict.fromkeys(Counts.__slots__, NUMBER))
+RANGES = st.lists(st.tuples(NUMBER, NUMBER, NUMBER), max_size=3)
+FAILURES = st.builds(Failure, TEXT, st.dictionaries(TEXT, TEXT, max_size=2), NUMBER)
+SUSPECTS = st.builds(
+    Suspects,
+    cuts=RANGES.map(lambda items: {(low, high): most for low, high, most in items}),
+    deaths=st.dictionaries(NUMBER, NUMBER, max_size=3),
+    poison=st.dictionaries(NUMBER, FAILURES, max_size=3),
+    ooms=RANGES.map(lambda items: {(low, high): most for low, high, most in items}),
+)
 SPLITS = st.builds(
     Split,
     units=UNITS,
@@ -24,8 +37,11 @@ SPLITS = st.builds(
     fingerprint=TEXT,
     run_id=TEXT,
     roots=st.dictionaries(TEXT, TEXT, max_size=3),
-    carry=TEXT,
     retry=st.just({}) | st.fixed_dictionaries({"receipt": TEXT, "error": st.none() | TEXT, "before": NUMBER}),
+    is_sample=st.booleans(),
+    suspects=SUSPECTS.map(Suspects.to_json),
+    carry=TEXT,
+    most=NUMBER,
 )
 RECEIPTS = st.builds(
     Receipt,
@@ -35,6 +51,7 @@ RECEIPTS = st.builds(
     attempt=TEXT,
     run_id=TEXT,
     units=UNITS,
+    unit_counts=st.just(()),
     parts=PARTS,
     spread=st.lists(st.lists(NUMBER, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
     replaces=TEXT,
@@ -119,3 +136,39 @@ def test_units_with_one_id_are_one_thing(first: tuple[Unit, ...], second: tuple[
 )
 def test_requests(request: Request) -> None:
     assert Request.from_text(json.dumps(json.loads(request.to_text()))) == request
+
+
+@given(SUSPECTS)
+def test_suspects(suspects: Suspects) -> None:
+    assert Suspects.from_json(json.loads(json.dumps(suspects.to_json()))) == suspects
+    assert suspects.most(0) == 0 or suspects.most(0) in suspects.ooms.values()
+    assert suspects.most(1) <= 1
+
+
+@given(RECEIPTS, st.integers(1, 2000))
+def test_a_torn_receipt_is_none(receipt: Receipt, cut: int) -> None:
+    """F06: whatever is left of it"""
+    data = receipt.to_bytes()
+    with pytest.raises(StateError):
+        parse_receipt(data[: max(0, len(data) - cut)])
+
+
+@given(MANIFESTS, st.integers(0), st.integers(1, 255))
+def test_a_manifest_with_another_byte_is_none(manifest: Manifest, at: int, flip: int) -> None:
+    """F55"""
+    data = bytearray(manifest.to_bytes())
+    data[at % len(data)] ^= flip
+    with pytest.raises(StateError):
+        Manifest.from_bytes(bytes(data))
+    with pytest.raises(StateError):
+        Manifest.from_bytes(bytes(manifest.to_bytes()[: at % len(data)]))
+
+
+@given(
+    st.binary(max_size=60) | st.recursive(st.none() | TEXT | NUMBER, lambda x: st.dictionaries(TEXT, x) | st.lists(x))
+)
+def test_anything_else_is_no_receipt_and_no_manifest(found: object) -> None:
+    data = found if isinstance(found, bytes) else json.dumps(found).encode()
+    for parse in (parse_receipt, Manifest.from_bytes):
+        with pytest.raises(StateError):
+            parse(data)

@@ -31,7 +31,7 @@ class Death(BaseException):
 
 LINES = st.lists(
     st.sampled_from([b'{"n": 1}\n', b'{"n": 2, "fail": true}\n', b'{"n": 3, "none": true}\n', b'{"n": 4, "many": 3}\n',
-                     b"\n", b"nonsense\n", b"[1]\r\n"]),
+                     b"\n", b"nonsense\n", b"[1]\r\n", b'{"n": 5, "n": 6}\n', b'{"n": "%s"}\n' % (b"x" * 300)]),
     min_size=1,
     max_size=24,
 )  # fmt: skip
@@ -53,7 +53,7 @@ class Slot:
         self.job = Job(
             name="resume",
             handler=HandlerSpec(call="resume_handler:work", **fields),
-            source=Source(uris=("x.jsonl",)),
+            source=Source(uris=("x.jsonl",), max_record_bytes=100),
             sink=Sink(uri="out/", compression=compression),
             retries=Retries(max_retries=0),
         )

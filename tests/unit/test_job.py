@@ -91,6 +91,7 @@ LOUD = {
     "version": {"handler": Handler(call="h:f", version="1")},
     "record": {"on_error": OnError(record="drop")},
     "compression of the source": {"source": Source(uris=("data/*.jsonl",), compression="gz")},
+    "max_record": {"source": Source(uris=("data/*.jsonl",), max_record_bytes=1 << 20)},
     "split": {"source": Source(uris=("data/*.jsonl",), split=Split(bytes=1))},
     "split by files": {"source": Source(uris=("data/*.jsonl",), split=Split(files=1))},
     "compression of the sink": {"sink": Sink(uri="out/", compression="gz")},

@@ -155,11 +155,13 @@ def _source(long: Json, uris: tuple[str, ...]) -> Source:
     return Source(
         uris=uris,
         format=long.get("format", "jsonl"),
+        compression=long.get("compression"),
         split=_split(long.get("split", "auto")),
         endpoint_url=long.get("endpoint_url"),
         credentials=_credentials(long.get("credentials", {})),
         on_removed=long.get("on_removed", "keep"),
         allow_empty=long.get("allow_empty", False),
+        max_record_bytes=_bytes(long.get("max_record", "16MiB")),
     )
 
 
@@ -168,7 +170,11 @@ def _split(given: Any) -> Split:
         return Split(files=given["files"])
     if given == "auto":
         return Split()
-    return Split(bytes=given if isinstance(given, int) else units.parse_bytes(given))
+    return Split(bytes=_bytes(given))
+
+
+def _bytes(given: int | str) -> int:
+    return given if isinstance(given, int) else units.parse_bytes(given)
 
 
 def _sink(long: Json, uri: str) -> Sink:

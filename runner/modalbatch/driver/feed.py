@@ -12,6 +12,7 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from modalbatch.records import Split
 
@@ -40,6 +41,8 @@ class Feed:
         self._out: dict[str, float] = {}
         #: Whether there is nothing to feed but what may still come back.
         self.is_drained = False
+        #: Records that memory allows in the handler together, as some split has found out; 0: not known.
+        self.most = 0
         self.error: BaseException | None = None
 
     def stop(self) -> None:
@@ -73,6 +76,10 @@ class Feed:
         """A split waited in vain for a slot: splits are long, and should wait where any container can take them."""
         self.window = self._narrow
 
+    def limit(self, most: int) -> None:
+        """Splits from here on begin with at most so many records in the handler together."""
+        self.most = min(most, self.most or most)
+
     def again(self, split: Split, delay_s: float) -> None:
         """Feed this split once more, later. Order: before `settled` of the same split."""
         now_s = asyncio.get_running_loop().time()
@@ -89,7 +96,7 @@ class Feed:
                 self.n_fed += 1
                 self._out.pop(split.id, None)  # to the end of the order
                 self._out[split.id] = asyncio.get_running_loop().time()
-                yield split.to_text()
+                yield (replace(split, most=self.most) if self.most else split).to_text()
         except Exception as error:  # a feed that raises would take the map down with everything that is running
             self.error = error
 

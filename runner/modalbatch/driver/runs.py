@@ -156,11 +156,11 @@ def list_runs(sink: ObjectSink) -> Iterator[Json]:
 
 def read_run(sink: ObjectSink, run_id: str) -> Json | None:
     """One run, as `list_runs` gives it; None when the sink does not know it."""
-    begun = _read(sink, run_object(run_id, REQUEST))
+    begun = _read(sink, run_object(run_id, REQUEST), run_id=str, engine=dict, timeout_s=(int, float))
     if begun is None:
         return None
-    ended = _read(sink, run_object(run_id, END))
-    if ended and newest_epoch(sink, run_id) > ended.get("epoch", 0):
+    ended = _read(sink, run_object(run_id, END), epoch=int)
+    if ended and newest_epoch(sink, run_id) > ended["epoch"]:
         ended = None  # another driver goes on, or died
     return {**begun, "end": ended}
 
@@ -192,9 +192,11 @@ def longest_timeout_s(sink: ObjectSink, at_least_s: float) -> float:
     return max([at_least_s, *(float(run.get("timeout_s", 0.0)) for run in begun)])
 
 
-def _read(sink: ObjectSink, name: str) -> Json | None:
+def _read(sink: ObjectSink, name: str, **needed: Any) -> Json | None:
+    """A JSON object with these keys, of these types; None where there is none, or a damaged one."""
     try:
         data = json.loads(sink.store.read(name))
     except (NotFoundError, ValueError):
         return None
-    return data if isinstance(data, dict) else None
+    is_whole = isinstance(data, dict) and all(isinstance(data.get(key), kind) for key, kind in needed.items())
+    return data if is_whole else None

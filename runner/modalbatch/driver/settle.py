@@ -27,6 +27,8 @@ SHORT_S = 5.0
 AGAIN_S, MOST_AGAIN_S = 1.0, 15.0
 #: Starts that may fail before any record was done.
 MAX_FAILED_STARTS = 2
+#: The same once records were done: starts in a row, without a split done in between, in whichever container.
+MAX_LATER_FAILED_STARTS = 20
 
 #: Attempts of one split that may each end in a call that hangs: halving a large batch takes many.
 MAX_SEARCHES = 20
@@ -119,6 +121,8 @@ class Settlement:
     async def _settle_answer(self, feed: Feed, index: Index, answer: Json) -> None:
         status = answer["status"]
         if status == "done":
+            if answer.get("most"):
+                feed.limit(answer["most"])
             is_used = await self._accept(feed, index, answer["receipt"], is_carried=answer.get("is_carried", False))
             if is_used:
                 self._feed_rest(feed, answer)
@@ -131,12 +135,8 @@ class Settlement:
             self._n_again[split.id] = n_before + 1
             feed.again(split, min(MOST_AGAIN_S, AGAIN_S * 2**n_before))
             return
-        elif status == "start_failed" and not self.counts.in_:
-            self._n_failed_starts += 1
-            if self._n_failed_starts >= MAX_FAILED_STARTS:
-                self.stop(feed, _start_error(answer["error"]))
-            else:
-                feed.again(Split.from_text(answer["task"]), 0.0)
+        elif status == "start_failed":
+            self._start_failed(feed, answer)
         elif status == "refused":
             self.stop(feed, UnavailableError(answer["message"], hint="apply again"))
         elif status == "record_failed":
@@ -144,6 +144,18 @@ class Settlement:
         else:
             self._retry(feed, answer)
         self._n_again.pop(answer.get("split", ""), None)
+
+    def _start_failed(self, feed: Feed, answer: Json) -> None:
+        """Before anything was done it is the handler's fault; later a machine may be broken, until none starts."""
+        self._n_failed_starts += 1
+        if not self.counts.in_ and self._n_failed_starts >= MAX_FAILED_STARTS:
+            self.stop(feed, _start_error(answer["error"]))
+        elif self._n_failed_starts >= MAX_LATER_FAILED_STARTS:
+            self.stop(feed, _late_start_error(answer["error"]))
+        elif not self.counts.in_:
+            feed.again(Split.from_text(answer["task"]), 0.0)
+        else:
+            self._retry(feed, answer)
 
     def _feed_rest(self, feed: Feed, answer: Json) -> None:
         """What a worker gives back of a split that it has divided."""
@@ -172,6 +184,7 @@ class Settlement:
         self.has_accepted = True
         if is_carried:
             return True  # nothing was processed: it is kept
+        self._n_failed_starts = 0
         self.n_done += 1
         gained = await self._off(gain, index, receipt) if receipt.replaces else receipt.counts
         self.counts = self.counts + gained
@@ -244,10 +257,16 @@ def as_ours(error: BaseException) -> ModalbatchError:
 
 
 def _start_error(error: Json) -> ModalbatchError:
-    return ModalbatchError(
-        f"the handler does not start: {error['type']}: {error['message']}\n{error['traceback']}".rstrip(),
-        hint="mend it, then apply again",
-    )
+    return ModalbatchError(f"the handler does not start: {_told(error)}", hint="mend it, then apply again")
+
+
+def _late_start_error(error: Json) -> UnavailableError:
+    hint = "look at what it needs to start, then apply again: what is done stays done"
+    return UnavailableError(f"the handler does not start any more: {_told(error)}", hint=hint)
+
+
+def _told(error: Json) -> str:
+    return f"{error['type']}: {error['message']}\n{error['traceback']}".rstrip()
 
 
 def _record_error(letter: Json) -> ModalbatchError:

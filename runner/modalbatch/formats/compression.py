@@ -17,6 +17,7 @@ from modalbatch.errors import CorruptInputError
 
 #: Compression → suffix of files.
 SUFFIXES = {"none": "", "gz": ".gz", "zst": ".zst"}
+_WORDS = {"none": "plain data", "gz": "gzip data", "zst": "zstd data"}
 _MAGIC = {"gz": b"\x1f\x8b", "zst": b"\x28\xb5\x2f\xfd"}
 #: zstd frames that hold no data.
 _SKIPPABLE = (0x184D2A50, 0x184D2A5F)
@@ -79,17 +80,20 @@ def open_decompressor(raw: BinaryIO, compression: str, name: str) -> io.RawIOBas
     return _Decompressed(source, compression, name)
 
 
-def refuse_compressed(head: bytes, name: str) -> None:
-    """Refuse bytes that begin like an archive where plain ones are expected."""
+def refuse_compressed(head: bytes, name: str, inside: str = "none") -> None:
+    """Refuse bytes that begin like an archive where plain ones are expected; `inside`: what they were compressed in."""
     found = detect_compression(head)
-    if found != "none":
+    if found != "none" and inside == "none":
         raise _conflict(name, "none", found)
+    if found != "none":
+        raise CorruptInputError(
+            f"`{name}` is compressed twice: {_WORDS[found]} inside {_WORDS[inside]}", hint="decompress the file once"
+        )
 
 
 def _conflict(name: str, expected: str, found: str) -> CorruptInputError:
-    words = {"none": "plain data", "gz": "gzip data", "zst": "zstd data"}
     return CorruptInputError(
-        f"`{name}` holds {words[found]}, expected {words[expected]}",
+        f"`{name}` holds {_WORDS[found]}, expected {_WORDS[expected]}",
         hint=f"rename the file, or set `source.compression: {found}`",
     )
 
@@ -118,6 +122,14 @@ class _Rejoined(io.RawIOBase):
             return n_bytes
         return int(self._raw.readinto(buffer))  # type: ignore[attr-defined]
 
+    def rewind(self) -> bool:
+        """Go back to the beginning; False where the stream cannot."""
+        if not self._raw.seekable():
+            return False
+        self._raw.seek(0)
+        self._head = b""
+        return True
+
     def close(self) -> None:
         if not self.closed:
             super().close()
@@ -127,9 +139,11 @@ class _Rejoined(io.RawIOBase):
 class _Decompressed(io.RawIOBase):
     """A decompressor's output with the errors that a person can read."""
 
-    def __init__(self, source: io.RawIOBase, compression: str, name: str) -> None:
+    def __init__(self, source: _Rejoined, compression: str, name: str) -> None:
         super().__init__()
         self._source, self._name = source, name
+        self._is_fast = compression == "gz"
+        self._given_up: Any = None
         self._kind = {"gz": "gzip", "zst": "zstd"}[compression]
         self._n_given = 0
         buffered = io.BufferedReader(source, 256 << 10)
@@ -146,17 +160,35 @@ class _Decompressed(io.RawIOBase):
         try:
             # A little at a time: what comes before a break is given before the error.
             data = self._reader.read1(min(len(buffer), _BLOCK_BYTES))
-        except EOFError:
-            raise CorruptInputError(
-                f"`{self._name}` ends in the middle of its {self._kind} data", hint="replace the file with a whole copy"
-            ) from None
-        except self._errors as error:
-            raise CorruptInputError(
-                f"`{self._name}` is not whole {self._kind} data: {error}", hint="replace the file with a whole copy"
-            ) from None
+        except (EOFError, *self._errors) as error:
+            if self._is_fast and self._begin_slowly():
+                return self.readinto(buffer)
+            raise self._broken(error) from None
         buffer[: len(data)] = data
         self._n_given += len(data)
         return len(data)
+
+    def _broken(self, error: Exception) -> CorruptInputError:
+        if isinstance(error, EOFError):
+            what = f"ends in the middle of its {self._kind} data"
+        else:
+            what = f"is not whole {self._kind} data: {error}"
+        return CorruptInputError(f"`{self._name}` {what}", hint="replace the file with a whole copy")
+
+    def _begin_slowly(self) -> bool:
+        """Go to the same place with the standard library: isal drops what stands right before a break."""
+        self._is_fast = False
+        if not self._source.rewind():
+            return False
+        self._given_up = self._reader  # which would close the source with itself
+        self._reader = gzip.GzipFile(fileobj=io.BufferedReader(self._source, 256 << 10), mode="rb")
+        n_left = self._n_given
+        try:
+            while n_left and (data := self._reader.read1(min(n_left, _BLOCK_BYTES))):
+                n_left -= len(data)
+        except (EOFError, *self._errors):
+            return False
+        return not n_left
 
     def close(self) -> None:
         if not self.closed:

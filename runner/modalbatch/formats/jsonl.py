@@ -1,8 +1,8 @@
 """JSON Lines, one object a line. Runs on: both.
 
-Owns what counts as a record (RFC 8259 strictly, an object, any integer) and how results are written. Refuses `NaN` and
-`Infinity` both ways: msgspec would write them as `null`, the standard library as something that is not JSON. Uses
-msgspec where it is installed and the standard library elsewhere, with one meaning.
+Owns what counts as a record (RFC 8259 strictly, an object, any integer, no name twice) and how results are written.
+Refuses `NaN` and `Infinity` both ways: msgspec would write them as `null`, the standard library as something that is
+not JSON. Uses msgspec where it is installed and the standard library elsewhere, with one meaning.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import datetime
 import decimal
 import enum
 import json
+import re
+import sys
 import uuid
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -23,6 +25,10 @@ from modalbatch.formats import Bare
 Decoder = Callable[[bytes], Any]
 Encoder = Callable[[Any, bytearray], None]
 
+#: Brackets in brackets, whatever limit the handler sets: the stack of a thread bears a multiple.
+_MOST_NESTED = 5000
+_FEW_BRACKETS = 200
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]')
 #: JSON's word for each type a document may begin with.
 _KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
@@ -46,25 +52,56 @@ class JsonlFormat:
     def bare(self) -> Bare:
         """msgspec's own functions; with the standard library the guarded ones, which it needs anyway."""
         if not self._use_msgspec:
-            return Bare(_stdlib_decoder(), _stdlib_dumps(), refuse_non_finite, b"\n")
+            return Bare(_stdlib_decoder(), b":", _never, _stdlib_dumps(), refuse_non_finite, b"\n")
         import msgspec
 
-        loads, dumps = msgspec.json.Decoder().decode, msgspec.json.Encoder(enc_hook=_unknown).encode
-        return Bare(loads, dumps, refuse_non_finite, b"\n")
+        loads, dumps = _shallow(msgspec.json.Decoder().decode), msgspec.json.Encoder(enc_hook=_unknown).encode
+        return Bare(loads, b":", _doubt(), dumps, refuse_non_finite, b"\n")
 
     def raw_records(self, stream: BinaryIO) -> BinaryIO:
         """The stream itself: a line is a record. Blank lines are lines too: the reader skips them."""
         return stream
 
 
+def nesting(line: bytes) -> int:
+    """How deep brackets stand in brackets, at most; of a short line only that it is not more than it has."""
+    n_brackets = line.count(b"[") + line.count(b"{")
+    if n_brackets <= _FEW_BRACKETS:
+        return n_brackets
+    depth = deepest = 0
+    for found in _TOKEN.finditer(line):
+        token = line[found.start()]
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _shallow(loads: Decoder) -> Decoder:
+    """`loads`, safe where the handler has lifted the interpreter's limit: what is beyond it ends the process."""
+    if sys.getrecursionlimit() <= _MOST_NESTED:
+        return loads
+
+    def guarded(line: bytes) -> Any:
+        if nesting(line) > _MOST_NESTED:
+            raise RecursionError("nested too deeply")
+        return loads(line)
+
+    return guarded
+
+
 def _msgspec_decoder() -> Decoder:
     import msgspec
 
-    loads = msgspec.json.Decoder().decode
+    loads, is_doubtful = _shallow(msgspec.json.Decoder().decode), _doubt()
 
     def decode(line: bytes) -> Any:
         try:
             record = loads(line)
+            if type(record) is dict and line.count(b":") != len(record) and is_doubtful(line, record):
+                _once(line)
         except RecursionError:
             raise ValueError("nested too deeply") from None
         if type(record) is not dict:
@@ -74,14 +111,48 @@ def _msgspec_decoder() -> Decoder:
     return decode
 
 
+def _doubt() -> Callable[[bytes, Any], bool]:
+    """Whether a line may hold a name twice in one object, after a first look at the record's own fields.
+
+    A line has a colon for each field, and those in its texts. Written again, the record has as many, unless msgspec
+    dropped a field; only an escaped colon could hide one. Everything in C: about 0.3 µs.
+    """
+    import msgspec
+
+    dumps = msgspec.json.Encoder().encode
+
+    def is_doubtful(line: bytes, record: Any) -> bool:
+        return line.count(b":") != dumps(record).count(b":") or b"\\u003a" in line or b"\\u003A" in line
+
+    return is_doubtful
+
+
+def _never(line: bytes, record: Any) -> bool:
+    return False
+
+
+def _once(line: bytes) -> None:
+    """Raise `ValueError` where an object has a name twice; by the standard library, which is slow and shows pairs."""
+    json.JSONDecoder(object_pairs_hook=_object).decode(line.decode())
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValueError(f"the key {json.dumps(twice[:100])} stands twice in one object")
+    return found
+
+
 def _stdlib_decoder() -> Decoder:
-    loads = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float).decode
+    strict = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=_object)
+    loads = _shallow(lambda line: strict.decode(line.decode()))
 
     def decode(line: bytes) -> Any:
         try:
-            text = line.decode()
-            record = loads(text)
-            if "\\u" in text:
+            record = loads(line)
+            if b"\\u" in line:
                 # A lone surrogate is no text: it could be read, and never be written again.
                 json.dumps(record, ensure_ascii=False).encode()
         except RecursionError:

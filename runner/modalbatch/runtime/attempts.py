@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from modalbatch.job import Job, Retries
-from modalbatch.runtime.handler import Failure, Handler, Record, Reject, describe, is_transient, retry_after_s
+from modalbatch.runtime import fork
+from modalbatch.runtime.handler import (
+    Failure,
+    Handler,
+    Record,
+    Reject,
+    describe,
+    is_out_of_memory,
+    is_transient,
+    retry_after_s,
+)
 
 Decode = Callable[[bytes], Record]
 
@@ -48,12 +59,23 @@ class Sleep(NamedTuple):
 Steps = Generator["Call | Sleep", Any, list[Any]]
 
 
+class UsedSlot(Exception):
+    """A suspect comes next, and this slot has called the handler before: whatever kills it now may be of another's
+    doing, such as an alarm, or a thread that outlives its call."""
+
+    def __init__(self, ordinal: int) -> None:
+        super().__init__("a suspect needs a new slot")
+        self.ordinal = ordinal
+
+
 class Policy:
     """How often and when a failed call is repeated."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, most: int = 0) -> None:
         self.retries: Retries = job.retries
         self.retry_on = frozenset(job.retry_on)
+        #: Records that memory allows in one call; 0: as many as the spec says. It only shrinks.
+        self.most = most
 
     def settle(self, items: list[Item], failed: BaseException | None = None, *, again: bool = False) -> Steps:
         """A result or a `Failure` for each record.
@@ -62,6 +84,8 @@ class Policy:
         """
         n_failed, last = 0, None
         again = again or failed is not None
+        if failed is None and self.most and len(items) > self.most:
+            return (yield from self._settle_parts(items, self.most, again))
         while True:
             error = failed
             if error is None:
@@ -77,18 +101,33 @@ class Policy:
                     error = results[0]
             failed, again = None, True
             n_failed += 1
-            delay_s = self.delay_s(error, n_failed, last)
-            if len(items) > 1 and not is_transient(error, self.retry_on):
+            delay_s, is_oom = self.delay_s(error, n_failed, last), is_out_of_memory(error)
+            if len(items) > 1 and (is_oom or not is_transient(error, self.retry_on)):
                 delay_s = None  # the halves are the next try
-            if delay_s is None:
-                if len(items) == 1:
-                    return [failure(error, n_failed)]
-                middle = (len(items) + 1) // 2
-                first = yield from self.settle(items[:middle], again=True)
-                return first + (yield from self.settle(items[middle:], again=True))
+            if delay_s is None and len(items) == 1:
+                return [failure(error, n_failed)]
             last = signature(error)
+            if is_oom:  # the frames of the failed call hold what filled the memory
+                traceback.clear_frames(error.__traceback__)
+            error = None
+            if delay_s is None:
+                return (yield from self._settle_halves(items, is_oom=is_oom))
             if delay_s:
                 yield Sleep(delay_s)
+
+    def _settle_halves(self, items: list[Item], *, is_oom: bool) -> Steps:
+        """A batch that failed. Where memory did not suffice, and no record was too large by itself, batches shrink."""
+        middle = (len(items) + 1) // 2
+        results: list[Any] = yield from self._settle_parts(items, middle, True)
+        if is_oom and not any(isinstance(result, Failure) and result.cause == "oom" for result in results):
+            self.most = min(self.most or middle, middle)
+        return results
+
+    def _settle_parts(self, items: list[Item], size: int, again: bool) -> Steps:
+        results: list[Any] = []
+        for start in range(0, len(items), size):
+            results += yield from self.settle(items[start : start + size], again=again)
+        return results
 
     def _settle_single(self, items: list[Item], results: list[Any]) -> Steps:
         """Batches may answer with an exception for single records: those are tried on their own."""
@@ -112,7 +151,7 @@ class Policy:
 
 def failure(error: BaseException, attempts: int) -> Failure:
     """An exception that nobody will try again, as data."""
-    cause = "rejected" if isinstance(error, Reject) else "oom" if isinstance(error, MemoryError) else "raised"
+    cause = "rejected" if isinstance(error, Reject) else "oom" if is_out_of_memory(error) else "raised"
     return Failure(cause, describe(error), attempts)
 
 
@@ -158,8 +197,10 @@ class Runner:
                 try:
                     results = self.handler.call(records)
                 except RAISED as error:
+                    fork.leave()
                     step = steps.throw(error)
                 else:
+                    fork.leave()
                     step = steps.send(results)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
@@ -181,8 +222,10 @@ class Runner:
                 try:
                     results = await self.handler.call_async(records)
                 except (*RAISED, asyncio.CancelledError) as error:
+                    fork.leave()
                     step = steps.throw(error)
                 else:
+                    fork.leave()
                     step = steps.send(results)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from modalbatch.runtime.attempts import Item, Policy, Runner
+
+
+class Work(NamedTuple):
+    """Lines that are settled together, in the order of reading."""
+
+    low: int
+    high: int
+    #: Records for one call; empty when `known` says it all.
+    items: list[Item]
+    #: Whether nothing else may be in flight.
+    alone: bool
+    #: Settles lines that need no call.
+    known: Callable[[], None] | None
+
+    @classmethod
+    def of(cls, items: list[Item], cut: tuple[int, int, int] | None) -> Work:
+        """One call; alone where a cut says how many at most."""
+        return cls(items[0].ordinal, items[-1].ordinal + 1, items, cut is not None, None)
 
 
 class Callers:
@@ -25,6 +43,10 @@ class Callers:
             self._loop = asyncio.new_event_loop()
             if width > 1:
                 threading.Thread(target=self._loop.run_forever, name="modalbatch-loop", daemon=True).start()
+
+    def allowed(self, size: int, most: int) -> int:
+        """Calls at a time with `size` records each, where memory allows `most` records together (0: any number)."""
+        return max(1, min(self.width, most // size)) if most else self.width
 
     def submit(self, policy: Policy, runner: Runner, items: list[Item]) -> Future[list[Any]]:
         """Start settling these records; the future's result has a result or a `Failure` for each."""

@@ -42,7 +42,6 @@ def divide_at(split: Split, checkpoint: Checkpoint, paths: tuple[Path, Path]) ->
     The spool files at `paths` are cut back to the checkpoint. Order: the slot works on the split no more.
     """
     log = UnitLog(unit_log_path(paths[0]), checkpoint.ordinal)
-    log.close()
     counts = [Counts(**item) for item in log.each()]
     n_done = len(counts)
     begun_at = log.ends[-1] if log.ends else 0

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modalbatch.errors import ModalbatchError
@@ -23,6 +25,9 @@ Record = dict[str, Any]
 MAX_RETRY_AFTER_S = 3600.0
 MAX_MESSAGE = 2000
 MAX_TRACEBACK = 8000
+#: `torch`, `cupy` and `pycuda` have the first, TensorFlow the second.
+_OOM_TYPES = frozenset({"OutOfMemoryError", "ResourceExhaustedError"})
+_OOM_WORDS = ("out of memory", "RESOURCE_EXHAUSTED", "CUBLAS_STATUS_ALLOC_FAILED")
 _TRANSIENT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 
 
@@ -41,7 +46,7 @@ class Reject(Exception):
 class Failure(NamedTuple):
     """What stands in for a result that never came."""
 
-    #: `raised`, `rejected`, `oom`, `crash`, `timeout`, `undecodable`.
+    #: `raised`, `rejected`, `oom`, `crash`, `timeout`, `undecodable`, `oversize`.
     cause: str
     error: dict[str, str]
     attempts: int
@@ -52,6 +57,8 @@ class Handler:
 
     def __init__(self, job: Job) -> None:
         self.batched = job.handler.batch_size is not None
+        #: Whether a split has been through this slot.
+        self.is_used = False
         target = find(job.handler.call)
         if inspect.isclass(target):
             self._instance: Any = target(**job.handler.args)
@@ -132,37 +139,56 @@ def find(call: str) -> Any:
 
 
 def normal(result: Any) -> Any:
-    """A handler's result as a dict, None, or a list of dicts.
+    """A handler's result as a dict, None, or a list of dicts; plain ones: a subclass may show each reader another face.
 
     Raises:
         TypeError: anything else.
     """
-    if result is None or isinstance(result, dict):
-        return result
+    if result is None:
+        return None
+    if isinstance(result, dict):
+        return _plain(result)
     if isinstance(result, (list, tuple, Iterator)):
         many = list(result)
         for item in many:
             if not isinstance(item, dict):
                 raise TypeError(f"the handler returned a list with a {type(item).__name__}; each item must be a dict")
-        return many
+        return [_plain(item) for item in many]
     if inspect.isawaitable(result):
         getattr(result, "close", lambda: None)()
         raise TypeError("the handler returned a coroutine that nobody awaits; declare it with `async def`")
     raise TypeError(f"the handler returned a {type(result).__name__}; return a dict, None, or a list of dicts")
 
 
+def _plain(result: Any) -> Record:
+    return result if type(result) is dict else dict(result)
+
+
+def merged(result: Record, kept: Record) -> Record:
+    """A new record, since the handler may return the same one again; its own fields win."""
+    if kept.keys().isdisjoint(result):
+        return {**result, **kept}
+    return {**result, **{name: value for name, value in kept.items() if name not in result}}
+
+
 def describe(error: BaseException) -> dict[str, str]:
-    """Type, message and traceback as capped text: no exception object ever leaves the slot."""
-    _forget_earlier_tries(error)
-    lines = traceback.format_exception(type(error), error, user_frames(error.__traceback__))
-    text = "".join(lines)
-    message = _printable(error)
+    """Type, message and traceback as capped text: no exception object ever leaves the slot.
+
+    It is an object of the handler: whatever it does when it is looked at must not end the slot.
+    """
+    kind = type(error)
+    try:
+        _forget_earlier_tries(error)
+        text = "".join(traceback.format_exception(kind, error, user_frames(error.__traceback__)))
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    except Exception:
+        text, name = "", "Exception"
     return {
-        "type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
-        "message": message[:MAX_MESSAGE],
-        "traceback": text
-        if len(text) <= MAX_TRACEBACK
-        else text[: MAX_TRACEBACK // 2] + "\n…\n" + text[-MAX_TRACEBACK // 2 :],
+        "type": _clean(name)[:MAX_MESSAGE],
+        "message": _printable(error)[:MAX_MESSAGE],
+        "traceback": _clean(
+            text if len(text) <= MAX_TRACEBACK else text[: MAX_TRACEBACK // 2] + "\n…\n" + text[-MAX_TRACEBACK // 2 :]
+        ),
     }
 
 
@@ -171,6 +197,11 @@ def _printable(error: BaseException) -> str:
         text = str(error)
     except Exception as unprintable:  # a user's __str__ may raise
         text = f"(its message cannot be printed: {type(unprintable).__name__})"
+    return _clean(text)
+
+
+def _clean(text: str) -> str:
+    """What can be written as UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -184,8 +215,9 @@ def user_frames(trace: Any) -> Any:
 
 def _forget_earlier_tries(error: BaseException) -> None:
     """Cut the chain of contexts where it leaves the user's code: what we caught is another try, not a cause."""
-    inner = error
-    while inner.__context__ is not None:
+    inner, seen = error, set()
+    while inner.__context__ is not None and id(inner) not in seen:
+        seen.add(id(inner))
         if _is_ours(inner.__context__.__traceback__):
             inner.__context__ = None
             return
@@ -207,22 +239,57 @@ def is_transient(error: BaseException, retry_on: frozenset[str]) -> bool:
         for cls in type(error).__mro__
     ):
         return True
+    try:
+        return _status(error) in _TRANSIENT_STATUS
+    except Exception:  # of an attribute that is computed
+        return False
+
+
+def _status(error: Any) -> int:
+    """The HTTP status that an error carries, as most clients do; 0 where it has none."""
     response = getattr(error, "response", None)
     status = (
         getattr(error, "status_code", None) or getattr(error, "status", None) or getattr(response, "status_code", None)
     )
-    return isinstance(status, int) and status in _TRANSIENT_STATUS
+    return int(status) if isinstance(status, int) else 0
 
 
-def retry_after_s(error: BaseException) -> float | None:
-    """Seconds that the error itself asks to wait: `Retry(after=…)` or a `Retry-After` header in seconds."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, the machine's or a GPU's: by name, since frameworks have types of their own."""
+    if isinstance(error, MemoryError) or any(cls.__name__ in _OOM_TYPES for cls in type(error).__mro__):
+        return True
+    # CUDA's own errors, and those of XLA, come as RuntimeError.
+    return isinstance(error, RuntimeError) and any(words in _printable(error) for words in _OOM_WORDS)
+
+
+def retry_after_s(error: BaseException, now: Callable[[], float] = time.time) -> float | None:
+    """Seconds that the error itself asks to wait: `Retry(after=…)`, or a `Retry-After` header in seconds or as a date.
+
+    None where nothing is asked that makes sense, such as a date that is over: the spec's own back-off holds.
+    """
     try:
-        if isinstance(error, Retry):
-            asked = error.after
-        else:
-            headers = error.response.headers  # type: ignore[attr-defined]
-            asked = headers.get("retry-after", headers.get("Retry-After"))
-        seconds = float(asked)  # type: ignore[arg-type]
-    except (TypeError, ValueError, AttributeError):
-        return None  # nothing asked, or an HTTP date: the spec's own back-off holds
-    return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
+        asked = error.after if isinstance(error, Retry) else _retry_after(error)
+        seconds = _seconds_until(asked, now()) if isinstance(asked, str) else float(asked)  # type: ignore[arg-type]
+    except Exception:
+        return None
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+def _retry_after(error: Any) -> Any:
+    headers = getattr(getattr(error, "response", None), "headers", None) or error.headers
+    return headers.get("retry-after", headers.get("Retry-After"))
+
+
+def _seconds_until(asked: str, now_s: float) -> float | None:
+    try:
+        return float(asked)
+    except ValueError:
+        pass
+    from email.utils import parsedate_to_datetime  # 15 ms of every slot's start otherwise
+
+    when = parsedate_to_datetime(asked)
+    # A zone of `-0000` is UTC too.
+    left_s = when.replace(tzinfo=when.tzinfo or timezone.utc).timestamp() - now_s
+    return left_s if left_s > 0 else None

@@ -50,6 +50,7 @@ class Progress:
     """The words, mapped from a file that has no name."""
 
     def __init__(self, fd: int | None = None) -> None:
+        is_given = fd is not None
         if fd is None:
             with tempfile.TemporaryFile() as file:
                 file.truncate(_N_BYTES)
@@ -57,6 +58,9 @@ class Progress:
             os.set_inheritable(fd, True)
         self.fd = fd
         self._map = mmap.mmap(fd, _N_BYTES)
+        if is_given:  # the map is enough
+            os.close(fd)
+            self.fd = -1
         #: Item access is the fastest shared write that Python has (about 35 ns).
         self.words = memoryview(self._map).cast("Q")
 
@@ -88,8 +92,13 @@ class Progress:
             return None
         return low, max(high, low + 1)
 
-    def close(self) -> None:
-        """Unmap and forget. Closes: the descriptor."""
+    def release(self) -> None:
+        """Unmap: whoever still has the words cannot use them any more."""
         self.words.release()
         self._map.close()
-        os.close(self.fd)
+
+    def close(self) -> None:
+        """Unmap and forget. Closes: the descriptor."""
+        self.release()
+        if self.fd >= 0:
+            os.close(self.fd)

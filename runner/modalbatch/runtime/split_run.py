@@ -6,7 +6,6 @@ so that a checkpoint always means "everything before this line, nothing after".
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,16 +16,18 @@ from typing import Any, NamedTuple
 
 from modalbatch.errors import CorruptInputError
 from modalbatch.formats import open_format
-from modalbatch.formats.compression import open_compressor
+from modalbatch.formats.compression import infer_compression, open_compressor
 from modalbatch.job import Job
 from modalbatch.records import ALL_LINES, Counts, Split, Unit, encode
-from modalbatch.runtime.attempts import Item, Policy, Runner, failure
-from modalbatch.runtime.callers import Callers
-from modalbatch.runtime.handler import Failure, Handler, normal
+from modalbatch.runtime.attempts import RAISED, Item, Policy, Runner, UsedSlot, failure
+from modalbatch.runtime.callers import Callers, Work
+from modalbatch.runtime.handler import Failure, Handler, Record, merged, normal
+from modalbatch.runtime.letter import letter_of
 from modalbatch.runtime.progress import CALLS, FLUSH, HIGH, LOW, NONE, READING, STOP, WAITING, Checkpoint, Progress
 from modalbatch.runtime.spool import Spool
 from modalbatch.runtime.unit_log import UnitLog, unit_log_path
 from modalbatch.sources import open_source
+from modalbatch.sources.lines import LongLine
 
 #: Encoded records are written in pieces of this size: large enough for the compressor and the system call.
 PIECE_BYTES = 1 << 20
@@ -43,19 +44,10 @@ class Task(NamedTuple):
     cuts: list[tuple[int, int, int]]
     #: Ordinal → what became of it: records that killed or hung a slot.
     poison: dict[int, Failure]
-
-
-class Work(NamedTuple):
-    """Lines that are settled together, in the order of reading."""
-
-    low: int
-    high: int
-    #: Records for one call; empty when `known` says it all.
-    items: list[Item]
-    #: Whether nothing else may be in flight.
-    alone: bool
-    #: Settles lines that need no call.
-    known: Callable[[], None] | None
+    #: Ordinals of records that a slot has died of: the next one has called nothing else before.
+    suspects: frozenset[int] = frozenset()
+    #: Records that may be in the handler together, where memory allows less than the spec; 0: not known.
+    most: int = 0
 
 
 class FailedRecord(Exception):
@@ -75,10 +67,11 @@ class SplitRun:
 
     def __init__(self, job: Job, handler: Handler, callers: Callers, progress: Progress, task: Task) -> None:
         self.job, self.handler, self.callers, self.progress, self.task = job, handler, callers, progress, task
-        self.policy = Policy(job)
+        self.policy = Policy(job, most=task.most)
         source_format, sink_format = open_format(job.source.format), open_format(job.sink.format)
         self.decode, self.encode = source_format.decoder(), sink_format.encoder()
-        self.bare = sink_format.bare()._replace(loads=source_format.bare().loads)
+        reading = source_format.bare()
+        self.bare = sink_format.bare()._replace(loads=reading.loads, mark=reading.mark, is_doubtful=reading.is_doubtful)
         self._ticking = threading.Lock()
         self.runner = Runner(handler, self.decode, self._tick)
         resume = task.resume
@@ -92,6 +85,15 @@ class SplitRun:
         self.unit = task.split.units[0]
         #: Ordinal in the split of the unit's line 0, which a piece of the unit may not hold.
         self.line_0 = 0
+
+    @staticmethod
+    def load(job: Job) -> None:
+        """Import what a split needs, before the handler may change where modules come from."""
+        for name in {job.source.format, job.sink.format}:
+            open_format(name).encoder()
+        for compression in {job.sink.compression, *map(infer_compression, job.source.uris)}:
+            open_compressor(compression)(b"")
+        open_source(job, {}, in_container=True)
 
     def run(self) -> dict[str, Any]:
         """Process all units; the summary that the worker turns into a receipt.
@@ -154,9 +156,9 @@ class SplitRun:
 
     def each(self, stream: Any, lines: Iterable[bytes]) -> None:
         """Lines of a stream through the bare handler. What is common is not counted: it is what the rest leaves."""
-        loads, dumps, refuse, delimiter = self.bare
+        loads, mark, is_doubtful, dumps, refuse, delimiter = self.bare
         call, keep = self.handler.bare(), self.job.handler.keep
-        words, buffer, poison = self.progress.words, self.buffer, self.task.poison
+        words, buffer, special = self.progress.words, self.buffer, {*self.task.poison, *self.task.suspects}
         ordinal = begun = self.ordinal
         n_filtered = n_special = n_more = 0
         try:
@@ -164,14 +166,17 @@ class SplitRun:
                 words[LOW] = ordinal
                 try:
                     record = loads(line)
-                    if type(record) is not dict or (poison and ordinal in poison):
+                    if (
+                        type(record) is not dict
+                        or (len(record) != line.count(mark) and is_doubtful(line, record))
+                        or (special and ordinal in special)
+                    ):
                         raise _NotForTheHandler
                     kept = {name: record[name] for name in keep if name in record} if keep else None
                     result = call(record)
                     if type(result) is dict:
                         if kept:
-                            for name, value in kept.items():
-                                result.setdefault(name, value)
+                            result = self._with_kept(result, kept, line)
                         for value in result.values():
                             kind = type(value)
                             if kind is not str and kind is not int:
@@ -183,10 +188,11 @@ class SplitRun:
                     else:
                         n_more += self._append(normal(result), line) - 1
                 except (Exception, SystemExit) as error:
-                    n_special += 1
                     self._not_simply_done(Item(ordinal, _offset(stream, line), line, {}), error)
+                    n_special += 1
                 ordinal += 1
-                if len(buffer) > PIECE_BYTES or words[FLUSH]:
+                # The words first: in a fork of this process they are gone, and what it has in its buffer is no part.
+                if words[FLUSH] or len(buffer) > PIECE_BYTES:
                     self._add(ordinal - begun - n_special, n_filtered, n_more)
                     begun, n_filtered, n_special, n_more = ordinal, 0, 0, 0
                     self.checkpoint(ordinal)
@@ -204,21 +210,30 @@ class SplitRun:
         counts["out"] += n_simple - n_filtered + n_more
 
     def _not_simply_done(self, item: Item, error: BaseException) -> None:
-        """A line that is blank, undecodable, known as poison, or whose record failed."""
+        """A line that is blank, undecodable, known as poison, suspect, or whose record failed."""
         try:
-            item = item._replace(record=self.decode(item.line))
-        except ValueError as undecodable:
-            self._undecodable(item, undecodable)
+            item = item._replace(record=self._record(item.line))
+        except ValueError as unreadable:
+            self._unreadable(item, unreadable)
             return
         known = self.task.poison.get(item.ordinal)
-        self.settle(item, known or self.runner.run(self.policy.settle([item], error))[0])
+        if not known:
+            self._check_slot(item.ordinal)
+            failed = None if isinstance(error, _NotForTheHandler) else error
+            known = self.runner.run(self.policy.settle([item], failed))[0]
+        self.settle(item, known)
+
+    def _check_slot(self, ordinal: int) -> None:
+        """Raise `UsedSlot` before a suspect, unless it is the first that this slot calls the handler with."""
+        if ordinal in self.task.suspects and (self.handler.is_used or ordinal > self.task.resume.ordinal):
+            raise UsedSlot(ordinal)
 
     # -- batches, threads, tasks
 
     def calls(self, stream: Any, lines: Iterable[bytes]) -> None:
         """These lines of a stream in calls of up to `batch_size` records, up to `concurrency` at a time; settled in
         reading order."""
-        words, width = self.progress.words, self.callers.width
+        words = self.progress.words
         pending: deque[tuple[Work, Future[list[Any]] | None]] = deque()
         try:
             for work in self._works(stream, lines):
@@ -226,8 +241,13 @@ class SplitRun:
                     self._finish_all(pending)
                     self.checkpoint(work.low)
                     raise StoppedEarly
-                while pending and (work.alone or len(pending) >= width):
+                while pending and (
+                    work.alone
+                    or len(pending) >= self.callers.allowed(self.job.handler.batch_size or 1, self.policy.most)
+                ):
                     self._finish(pending)
+                if work.alone:
+                    self._check_slot(work.low)
                 words[HIGH] = work.high
                 words[LOW] = pending[0][0].low if pending else work.low
                 future = self.callers.submit(self.policy, self.runner, work.items) if work.items else None
@@ -252,7 +272,7 @@ class SplitRun:
             self.settle(item, result)
         pending.popleft()
         self.progress.words[LOW] = work.high
-        if len(self.buffer) > PIECE_BYTES or self.progress.words[FLUSH]:
+        if self.progress.words[FLUSH] or len(self.buffer) > PIECE_BYTES:
             self.checkpoint(work.high)
 
     def _works(self, stream: Any, lines: Iterable[bytes]) -> Iterator[Work]:
@@ -268,33 +288,40 @@ class SplitRun:
                 item, known = self._read(ordinal, _offset(stream, line), line)
                 now = next((cut for cut in self.task.cuts if cut[0] <= ordinal < cut[1]), None)
                 if items and (known or now != cut):
-                    yield _call(items, cut)
+                    yield Work.of(items, cut)
                     items = []
                 if known:
                     yield Work(ordinal, ordinal + 1, [], False, known)
                     continue
                 cut = now
                 items.append(item)
-                if len(items) >= (min(size, cut[2]) if cut else size):
-                    yield _call(items, cut)
+                if len(items) >= min(size, cut[2] if cut else size, self.policy.most or size):
+                    yield Work.of(items, cut)
                     items = []
         except CorruptInputError as error:
             lost = error  # what was read before it is still to be done
         if items:
-            yield _call(items, cut)
+            yield Work.of(items, cut)
         if lost:
             raise lost
 
     def _read(self, ordinal: int, offset: int, line: bytes) -> tuple[Item, Callable[[], None] | None]:
         item = Item(ordinal, offset, line, {})
         try:
-            item = item._replace(record=self.decode(line))
+            item = item._replace(record=self._record(line))
         except ValueError as error:
-            undecodable = error
-            return item, lambda: self._undecodable(item, undecodable)
+            unreadable = error
+            return item, lambda: self._unreadable(item, unreadable)
         if ordinal in self.task.poison:
             return item, lambda: self.settle(item, self.task.poison[ordinal])
         return item, None
+
+    def _record(self, line: bytes) -> Record:
+        """The record of a line; `ValueError` where it has none."""
+        if isinstance(line, LongLine):
+            most = self.job.source.max_record_bytes
+            raise ValueError(f"a record of {line.n_bytes} bytes, more than `source.max_record` ({most})")
+        return self.decode(line)  # type: ignore[no-any-return]
 
     # -- outcomes
 
@@ -308,7 +335,7 @@ class SplitRun:
         else:
             try:
                 self.counts["out"] += self._append(result, item.line)
-            except (TypeError, ValueError) as error:
+            except RAISED as error:  # of objects of the handler that are asked for their form only now
                 self._failed(item, failure(error, 1))
             else:
                 self.counts["out_of"] += 1
@@ -317,23 +344,28 @@ class SplitRun:
         """Encode one result or many, all or none; how many.
 
         Raises:
-            TypeError, ValueError: one of them cannot be written.
+            Exception: one of them cannot be written.
         """
         many = [result] if isinstance(result, dict) else result
         keep = self.job.handler.keep
         # Decoded anew: the handler may have changed what it was given.
         record = self.decode(line) if keep else {}
+        kept = {name: record[name] for name in keep if name in record}
         mark = len(self.buffer)
         try:
             for one in many:
-                for name in keep:
-                    if name in record:
-                        one.setdefault(name, record[name])
-                self.encode(one, self.buffer)
-        except (TypeError, ValueError):
+                self.encode(merged(one, kept) if kept else one, self.buffer)
+        except RAISED:
             del self.buffer[mark:]
             raise
         return len(many)
+
+    def _with_kept(self, result: Record, kept: Record, line: bytes) -> Record:
+        """`result` with the fields to keep, as they were read: the handler may have changed what is in them."""
+        if any(type(value) is dict or type(value) is list for value in kept.values()):
+            record = self.decode(line)
+            kept = {name: record[name] for name in kept}
+        return merged(result, kept)
 
     def _lose_rest(self, error: CorruptInputError) -> None:
         """The rest of a unit that cannot be read: one dead letter for records that nobody can count."""
@@ -341,13 +373,14 @@ class SplitRun:
         described = {"type": type(error).__name__, "message": error.message, "traceback": ""}
         self._failed(Item(self.ordinal, -1, b"", {}), Failure("undecodable", described, 1))
 
-    def _undecodable(self, item: Item, error: ValueError) -> None:
-        if not item.line.strip():
+    def _unreadable(self, item: Item, error: ValueError) -> None:
+        is_long = isinstance(item.line, LongLine)
+        if not is_long and not item.line.strip(b" \t\r\n"):
             self.counts["blank"] += 1
             return
         self.counts["in_"] += 1
-        described = {"type": "undecodable", "message": str(error), "traceback": ""}
-        self._failed(item, Failure("undecodable", described, 1))
+        cause = "oversize" if is_long else "undecodable"
+        self._failed(item, Failure(cause, {"type": cause, "message": str(error), "traceback": ""}, 1))
 
     def _failed(self, item: Item, failed: Failure) -> None:
         kind = self.job.on_error.record
@@ -359,25 +392,11 @@ class SplitRun:
             raise FailedRecord(letter)
         self.counts["dead"] += 1
         self.dead_buffer += encode(letter).encode() + b"\n"
+        if len(self.dead_buffer) > PIECE_BYTES:
+            self.progress.words[FLUSH] = 1
 
     def _letter(self, item: Item, failed: Failure) -> dict[str, Any]:
-        is_rest = item.offset < 0
-        ordinal = item.ordinal - self.line_0
-        position = {"offset": None if is_rest else item.offset, "ordinal": ordinal}
-        letter: dict[str, Any] = {
-            # Of the unit, not of the split: the same however inputs are packed and divided.
-            "id": f"{self.unit.stem}-{ordinal}",
-            "uri": self.unit.uri,
-            "position": position,
-            "cause": failed.cause,
-            "error": failed.error,
-            "attempts": failed.attempts,
-        }
-        if is_rest:
-            return letter | {"records": "unknown"}
-        if failed.cause == "undecodable":
-            return letter | {"raw_base64": base64.b64encode(item.line).decode()}
-        return letter | {"record": self.decode(item.line)}
+        return letter_of(item, failed, unit=self.unit, line_0=self.line_0, decode=self.decode)
 
     def _reading(self, begins: bool) -> None:
         """Tell the worker that the source is slow, and no call."""
@@ -399,10 +418,6 @@ class SplitRun:
             self.dead_buffer.clear()
         self.progress.save(Checkpoint(ordinal, self.part.n_bytes, self.dead.n_bytes, *self.counts.values()))
         self.progress.words[FLUSH] = 0
-
-
-def _call(items: list[Item], cut: tuple[int, int, int] | None) -> Work:
-    return Work(items[0].ordinal, items[-1].ordinal + 1, items, cut is not None, None)
 
 
 def _offset(stream: Any, line: bytes) -> int:

@@ -1,13 +1,14 @@
 """One split in one slot, until it is done or known to be impossible. Runs on: container.
 
 Owns the search for poison: a slot that dies or hangs is replaced, the records in flight are handed over again in
-halves, and the record that does it alone, twice, becomes a dead letter. ⌈log2 n⌉ + 2 extra attempts for a batch of n.
-And when a split is left at a checkpoint: its time is nearly over, others wait for it, or it is suspected of ending
-whole containers.
+halves, and the record that does it alone, twice, becomes a dead letter; the second time in a slot that has called
+nothing else. ⌈log2 n⌉ + 2 extra attempts for a batch of n. And when a split is left at a checkpoint: its time is nearly
+over, others wait for it, or it is suspected of ending whole containers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ HANG_SHARE = 0.5
 STOP_SHARE = 0.1
 #: Why a split was left.
 TIME, ASKED, SUSPECT = "time", "asked", "suspect"
+#: Where the kernel counts what it kills for its memory: cgroup version 2, then 1.
+_MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ class Suspects:
     poison: dict[int, Failure] = field(default_factory=dict)
     #: Attempts that never ended, of the split that this one is a part of (see `runtime.signs`).
     entries: int = 0
+    #: What was in flight when memory did not suffice, and how many records may be together instead.
+    ooms: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """For the next attempt, in whichever container."""
@@ -69,6 +74,7 @@ class Suspects:
             "deaths": [[ordinal, n] for ordinal, n in self.deaths.items()],
             "poison": [[ordinal, list(failure)] for ordinal, failure in self.poison.items()],
             "entries": self.entries,
+            "ooms": [[low, high, most] for (low, high), most in self.ooms.items()],
         }
         return {name: value for name, value in data.items() if value}
 
@@ -79,15 +85,17 @@ class Suspects:
             cuts={(low, high): most for low, high, most in data.get("cuts", ())},
             deaths=dict(data.get("deaths", ())),
             poison={ordinal: Failure(*failure) for ordinal, failure in data.get("poison", ())},
+            ooms={(low, high): most for low, high, most in data.get("ooms", ())},
             entries=data.get("entries", 0),
         )
 
     def moved(self, ordinal: int) -> Suspects:
         """The same, where the lines before `ordinal` are not of the split any more."""
         return Suspects(
-            cuts={(max(0, low - ordinal), high - ordinal): n for (low, high), n in self.cuts.items() if high > ordinal},
+            cuts=_moved(self.cuts, ordinal),
             deaths={at - ordinal: n for at, n in self.deaths.items() if at >= ordinal},
             poison={at - ordinal: failure for at, failure in self.poison.items() if at >= ordinal},
+            ooms=_moved(self.ooms, ordinal),
             entries=self.entries,
         )
 
@@ -95,7 +103,9 @@ class Suspects:
         """Narrow down: fewer records at a time, then one alone, then poison."""
         if high - low > 1:
             self.cuts = {(a, b): n for (a, b), n in self.cuts.items() if b <= low or a >= high}
-            self.cuts[low, high] = (high - low + 1) // 2
+            self.cuts[low, high] = half = (high - low + 1) // 2
+            if cause == "oom":
+                self.ooms[low, high] = half
             return
         self.deaths[low] = self.deaths.get(low, 0) + 1
         self.cuts[low, high] = 1
@@ -103,6 +113,19 @@ class Suspects:
             cause = "crash" if cause == "killed" else cause
             error = {"type": cause, "message": how, "traceback": ""}
             self.poison[low] = Failure(cause, error, self.deaths[low])
+
+    def most(self, known: int) -> int:
+        """Records that memory allows together; 0: not known. `known`: what others have found out.
+
+        Where one record is too large by itself, the number of those beside it was not the reason.
+        """
+        large = [ordinal for ordinal, failure in self.poison.items() if failure.cause == "oom"]
+        sizes = [n for (low, high), n in self.ooms.items() if not any(low <= ordinal < high for ordinal in large)]
+        return min([*sizes, known] if known else sizes, default=0)
+
+
+def _moved(ranges: dict[tuple[int, int], int], ordinal: int) -> dict[tuple[int, int], int]:
+    return {(max(0, low - ordinal), high - ordinal): n for (low, high), n in ranges.items() if high > ordinal}
 
 
 def supervise(
@@ -132,12 +155,18 @@ def supervise(
                 "resume": resume,
                 "cuts": [[low, high, most] for (low, high), most in suspects.cuts.items()],
                 "poison": suspects.poison,
+                "suspects": [ordinal for ordinal in suspects.deaths if ordinal not in suspects.poison],
+                "most": suspects.most(split.most),
             }
         )
         answer, cause, how = _watch(job, child, limit, signs)
         if answer is not None and answer["kind"] == "stopped":
             why = ASKED if signs and signs.was_asked else TIME
             return Outcome(left_at=child.progress.load(), why=why, suspects=suspects.to_json())
+        if answer is not None and answer["kind"] == "used":  # what comes next is called by a new slot, alone
+            resume = child.progress.load()
+            seat.vacate()
+            continue
         if answer is not None:
             return _outcome(answer)
         in_flight = child.progress.in_flight()
@@ -230,8 +259,7 @@ def _watch(job: Job, child: Child, limit: _Limit, signs: Signs | None) -> tuple[
 
 def _oom_kills() -> int:
     """How many processes of this container the kernel has killed for their memory; 0 where it does not say."""
-    try:
-        events = Path("/sys/fs/cgroup/memory.events").read_text()
-    except OSError:
-        return 0
-    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
+    for path in _MEMORY_EVENTS:
+        with contextlib.suppress(OSError):
+            return int(dict(line.split() for line in path.read_text().splitlines()).get("oom_kill", 0))
+    return 0

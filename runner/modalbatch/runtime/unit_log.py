@@ -5,13 +5,13 @@ It lies beside the part that is being written and survives the slot's death, as 
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 from modalbatch.records import Counts
+from modalbatch.runtime.spool import append_to
 from modalbatch.stores.local_file import unavailable
 
 #: The ordinal behind the unit's last line, then the counts of the split so far.
@@ -29,12 +29,11 @@ class UnitLog:
     def __init__(self, path: Path, ordinal: int) -> None:
         """`ordinal`: of the checkpoint; rows of units that ended behind it are cut off, they are done again."""
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        self._rows: list[tuple[int, ...]] = []
-        while len(row := os.read(self._fd, _ROW.size)) == _ROW.size and (found := _ROW.unpack(row))[0] <= ordinal:
-            self._rows.append(found)
-        os.truncate(self._fd, len(self._rows) * _ROW.size)
-        os.lseek(self._fd, 0, os.SEEK_END)
+        data = path.read_bytes() if path.exists() else b""
+        found = _ROW.iter_unpack(data[: len(data) // _ROW.size * _ROW.size])
+        self._rows = [row for row in found if row[0] <= ordinal]
+        if data:
+            os.truncate(path, len(self._rows) * _ROW.size)
 
     def finish(self, index: int, ordinal: int, counts: Mapping[str, int]) -> None:
         """Unit number `index` of the split is finished. Order: before any line of the next one is settled.
@@ -46,8 +45,7 @@ class UnitLog:
             return  # finished by a slot that died later
         row = (ordinal, *counts.values())
         try:
-            if os.write(self._fd, _ROW.pack(*row)) < _ROW.size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # half a row: the next write would have said it
+            append_to(self._path, _ROW.pack(*row), len(self._rows) * _ROW.size)
         except OSError as error:
             raise unavailable(error, "write", self._path.parent) from error
         self._rows.append(row)
@@ -64,9 +62,3 @@ class UnitLog:
             {name: now - then for name, now, then in zip(Counts.__slots__, row[1:], last[1:], strict=True)}
             for last, row in zip(before, self._rows, strict=False)
         ]
-
-    def close(self) -> None:
-        """Closes: the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

@@ -52,6 +52,8 @@ class Worker:
         self._free: queue.Queue[Seat] = queue.Queue()
         self._sinks: dict[str, ObjectSink] = {}
         self._is_closed = False
+        #: Records that memory allows in the handler together, as a split has found out; 0: not known.
+        self._most = 0
         seats = [Seat(self.job) for _ in range(self.job.handler.slots)]
         children = [seat.child() for seat in seats]
         for seat, child in zip(seats, children, strict=True):
@@ -128,7 +130,9 @@ class Worker:
             signs = Signs(sink, split, attempt) if _may_be_divided(split) else None
             is_settled = False
             try:
-                outcome = self._supervise(again.split if again else split, seat, paths, until - time.monotonic(), signs)
+                split = replace(split, most=_least(self._most, split.most))
+                task = replace(again.split, most=split.most) if again else split
+                outcome = self._supervise(task, seat, paths, until - time.monotonic(), signs)
                 is_settled = outcome.status != "start_failed"
             finally:
                 if not is_settled:  # whatever sits there may still be busy with this split
@@ -177,9 +181,13 @@ class Worker:
             return self._leave(split, attempt, outcome, paths, started)
         if outcome.answer is None:
             return {"status": outcome.status, **outcome.details}
+        if most := outcome.answer.get("most", 0):
+            # A hint for the splits to come: it decides no data.
+            self._most = _least(most, self._most)
+        hint = {"most": self._most} if self._most else {}
         if split.is_sample:
             return {"status": "measured", "seconds": outcome.answer["seconds"]}
-        return self._commit(split, attempt, outcome.answer, paths, started)
+        return self._commit(split, attempt, outcome.answer, paths, started) | hint
 
     def _commit(self, split: Split, attempt: str, found: Json, paths: tuple[Path, Path], started: float) -> Json:
         return commit_attempt(
@@ -211,6 +219,11 @@ class Worker:
         """What is left of a split, in halves."""
         parts = halves(open_source(self.job, split.roots, in_container=True), split)
         return [part.suspected() for part in parts] if why == SUSPECT else parts
+
+
+def _least(*sizes: int) -> int:
+    """The smallest that is known; 0: none is."""
+    return min(filter(None, sizes), default=0)
 
 
 def _may_be_divided(split: Split) -> bool:

@@ -88,7 +88,7 @@ class FileSource:
                 yield Unit(uri, identity, pin, start, min(start + step, size_bytes), False)
 
     def open(self, unit: Unit) -> BinaryIO:
-        """The unit's lines. Memory: half a MiB, or the longest line, and what the decompressor needs."""
+        """The unit's lines. Memory: half a MiB, or twice the longest record, and what the decompressor needs."""
         store, name = self._place(self._actual(unit.uri) or unit.uri)
         if unit.whole:
             stream = store.open(name, pin=unit.pin)
@@ -97,7 +97,12 @@ class FileSource:
             except BaseException:
                 stream.close()
                 raise
-            lines = LineRange(lambda start, end: cast("BinaryIO", plain), 0, sys.maxsize >> 1)
+            lines = LineRange(
+                lambda start, end: cast("BinaryIO", plain),
+                0,
+                sys.maxsize >> 1,
+                check_head=partial(refuse_compressed, name=unit.uri, inside=self._compression(unit.uri)),
+            )
         else:
             lines = LineRange(
                 lambda start, end: store.open(name, start=start, end=end, pin=unit.pin),
@@ -105,7 +110,7 @@ class FileSource:
                 unit.end,
                 check_head=partial(refuse_compressed, name=unit.uri),
             )
-        return cast("BinaryIO", LineStream(lines))
+        return cast("BinaryIO", LineStream(lines, self._source.max_record_bytes))
 
     def _compression(self, uri: str) -> str:
         return self._source.compression or infer_compression(uri)

@@ -7,9 +7,11 @@ wherever they are cut. A line ends with `\n` and nothing else. Works on blocks: 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from modalbatch.errors import CorruptInputError
 
@@ -24,6 +26,8 @@ _BOM = b"\xef\xbb\xbf"
 
 #: What `LineStream` holds: it stays in the processor's cache.
 _PIECE_BYTES = 256 << 10
+#: How much is kept of a line that is too long.
+HEAD_BYTES = 4 << 10
 
 #: Bytes [start, end) of the object, as a raw stream; less where the object ends.
 OpenRange = Callable[[int, int], BinaryIO]
@@ -156,24 +160,42 @@ class LineRange(io.RawIOBase):
             stream.close()
 
 
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """What is kept of a line that is longer than a record may be; its length is that of the line."""
+
+    #: The first bytes.
+    head: bytes
+    #: With the line's end.
+    n_bytes: int
+
+    def __len__(self) -> int:
+        return self.n_bytes
+
+
 class LineStream(io.BufferedIOBase):
     """A raw stream's lines, as cheap as those of a plain local file.
 
     Iterating goes through pieces of whole lines in one `BytesIO` that is filled again and again: a `BufferedReader`
     asks any raw stream but a `FileIO` before each line whether it is closed, which costs half as much as the line.
-    `tell()` is exact all the while. A broken archive
-    raises only behind the last line that is whole. Memory: one piece, or the longest line. Closes: the raw stream.
+    `tell()` is exact all the while. A line of more than `max_bytes` without its end comes as a `LongLine`, to whoever
+    iterates. A broken archive raises only behind the last line that is whole. Memory: one piece, or the longest line
+    that may be. Closes: the raw stream.
     """
 
-    def __init__(self, raw: io.RawIOBase) -> None:
+    def __init__(self, raw: io.RawIOBase, max_bytes: int = sys.maxsize >> 1) -> None:
         super().__init__()
         self.raw: Any = raw
         self._piece = io.BytesIO()
-        self._size = _PIECE_BYTES
+        #: The largest piece: where it holds no line end, its line is too long, wherever it was cut.
+        self._most = max_bytes + 1
+        self._size = min(_PIECE_BYTES, self._most)
         #: Where the piece begins in the stream, and its length.
         self._start = self._length = 0
         #: The beginning of the line that the next piece begins with.
         self._rest = b""
+        #: What stands in the place of an empty piece.
+        self._long_line: LongLine | None = None
         self._is_at_end = False
         self._broken: CorruptInputError | None = None
         #: Hears when a read of the raw stream begins (True) and ends (False).
@@ -183,10 +205,10 @@ class LineStream(io.BufferedIOBase):
         """The lines from here on; several iterators share one position."""
         return chain.from_iterable(self._pieces())
 
-    def _pieces(self) -> Iterator[io.BytesIO]:
+    def _pieces(self) -> Iterator[Iterable[bytes]]:
         yield self._piece
         while self._advance():
-            yield self._piece
+            yield (cast("bytes", self._long_line),) if self._long_line else self._piece
 
     def _advance(self) -> bool:
         """Fill the piece with the next whole lines; False at the end."""
@@ -194,9 +216,12 @@ class LineStream(io.BufferedIOBase):
             raise self._broken
         piece, n_bytes, cut = self._piece, len(self._rest), 0
         self._start += self._length
+        self._length, self._long_line = 0, None
         piece.seek(0)
         piece.write(self._rest)
         while not cut and not self._is_at_end:
+            if n_bytes == self._most:
+                return self._skip_line()
             piece.seek(self._size - 1)
             piece.write(b"\0")
             with piece.getbuffer() as view:
@@ -210,13 +235,35 @@ class LineStream(io.BufferedIOBase):
                 cut = n_bytes if self._is_at_end and self._broken is None else _last_line_end(view[:n_bytes])
                 self._rest = bytes(view[cut:n_bytes]) if cut else b""
             if not cut:
-                self._size *= 2
+                self._size = min(self._size * 2, self._most)
         piece.truncate(cut)
         piece.seek(0)
         self._length = cut
         if self._broken is not None and not cut:
             raise self._broken
         return cut > 0
+
+    def _skip_line(self) -> bool:
+        """The full piece is the beginning of a line that is too long: go to its end, keeping nothing more of it."""
+        piece = self._piece
+        piece.seek(0)
+        head, n_bytes, at = piece.read(HEAD_BYTES), self._most, -1
+        self._size = min(_PIECE_BYTES, self._most)
+        piece.truncate(self._size)
+        with piece.getbuffer() as view:
+            while at < 0 and not self._is_at_end:
+                n_more = self._read_more(view)
+                self._is_at_end = not n_more
+                at = bytes(view[:n_more]).find(b"\n")
+                n_bytes += n_more if at < 0 else at + 1
+            self._rest = bytes(view[at + 1 : n_more]) if at >= 0 else b""
+        piece.seek(0)
+        piece.truncate()
+        if self._broken is not None:
+            raise self._broken
+        self._start += n_bytes
+        self._long_line = LongLine(head, n_bytes)
+        return True
 
     def _read_more(self, view: memoryview) -> int:
         """Bytes from the raw stream; one that is broken gives first what is whole before the break."""
@@ -244,23 +291,31 @@ class LineStream(io.BufferedIOBase):
     def readline(self, size: int | None = -1) -> bytes:
         """The next line, or its next `size` bytes; empty at the end."""
         line = self._piece.readline(size)
-        if not line and size != 0 and self._advance():
+        if not line and size != 0 and self._has_more():
             line = self._piece.readline(size)
         return line
 
     def read(self, size: int | None = -1) -> bytes:
         """The next `size` bytes, or all."""
-        if size is None or size < 0:
-            return b"".join([piece.read() for piece in self._pieces()])
-        found = self._piece.read(size)
-        while len(found) < size and self._advance():
-            found += self._piece.read(size - len(found))
-        return found
+        wanted = sys.maxsize if size is None or size < 0 else size
+        found = [self._piece.read(wanted)]
+        wanted -= len(found[0])
+        while wanted and self._has_more():
+            found.append(self._piece.read(wanted))
+            wanted -= len(found[-1])
+        return b"".join(found)
 
     def read1(self, size: int = -1) -> bytes:
         """What is at hand, at most `size` bytes."""
         found = self._piece.read(size)
-        return found if found or size == 0 or not self._advance() else self._piece.read(size)
+        return found if found or size == 0 or not self._has_more() else self._piece.read(size)
+
+    def _has_more(self) -> bool:
+        """`_advance`, for those who want every byte."""
+        has_more = self._advance()
+        if self._long_line:
+            raise io.UnsupportedOperation(f"a line of {len(self._long_line)} bytes was skipped")
+        return has_more
 
     def close(self) -> None:
         """Close the raw stream."""

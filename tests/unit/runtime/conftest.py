@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from harness import run_job
-from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
+from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source, Split
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores.local import LocalStore
 
@@ -45,13 +45,17 @@ def run(tmp_path: Path) -> Callable[..., Ran]:
         (tmp_path / "data").mkdir(exist_ok=True)
         if not isinstance(data, bytes):
             data = "".join(json.dumps(record) + "\n" for record in data).encode()
-        (tmp_path / "data/x.jsonl").write_bytes(data)
+        for old in (tmp_path / "data").iterdir():
+            old.unlink()
+        (tmp_path / f"data/x.jsonl{fields.pop('suffix', '')}").write_bytes(data)
         parts = {name: fields.pop(name) for name in ("retries", "on_error", "compute", "retry_on") if name in fields}
         compression = fields.pop("compression", "none")
+        split = Split(bytes=fields.pop("split", None))
+        reading = {name: fields.pop(name) for name in ("max_record_bytes",) if name in fields}
         job = Job(
             name="unit",
             handler=Handler(call=f"{module}:{call}", **fields),
-            source=Source(uris=("data/*.jsonl",)),
+            source=Source(uris=("data/",), split=split, on_removed="drop", **reading),
             sink=Sink(uri="out/", compression=compression),
             **{
                 "retries": Retries(initial_delay_s=0.0),

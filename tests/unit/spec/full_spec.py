@@ -53,6 +53,7 @@ FULL = {
     "source": {
         "uri": ["data/*.jsonl", "s3://lake/docs/**/*.jsonl.gz"], "format": "jsonl", "split": "16MiB",
         "endpoint_url": "https://r2.example", "on_removed": "drop", "allow_empty": True,
+        "compression": "gz", "max_record": "64MiB",
         "credentials": {"secret": "r2", "access_key_id": "A", "secret_access_key": "B"},
     },
     "sink": {"uri": "s3://lake/out/", "compression": "zst", "credentials": "anonymous"},
