@@ -193,8 +193,9 @@ class Runner:
                     self.tick(-1)
                     step = steps.send(None)
                     continue
-                records = self.records(step)
                 try:
+                    # Here, too: what could just be read once may be too deep to be read again.
+                    records = self.records(step)
                     results = self.handler.call(records)
                 except RAISED as error:
                     fork.leave()
@@ -218,8 +219,9 @@ class Runner:
                     self.tick(-1)
                     step = steps.send(None)
                     continue
-                records = self.records(step)
                 try:
+                    # Here, too: what could just be read once may be too deep to be read again.
+                    records = self.records(step)
                     results = await self.handler.call_async(records)
                 except (*RAISED, asyncio.CancelledError) as error:
                     fork.leave()
