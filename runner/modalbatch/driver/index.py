@@ -31,6 +31,7 @@ CREATE TABLE receipt (
   json TEXT                    -- null: not read, of another fingerprint, or retired
 ) WITHOUT ROWID;
 CREATE INDEX receipt_split ON receipt (split, fp8);
+CREATE INDEX receipt_heir ON receipt (generation, name) WHERE replaces != '';
 CREATE TABLE cover (unit TEXT PRIMARY KEY, uri TEXT, receipt TEXT, seen INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE INDEX cover_receipt ON cover (receipt);
 CREATE TABLE piece (  -- of a divided unit, the stem; those of chosen receipts
@@ -207,7 +208,7 @@ class Index:
             else:
                 values = [(unit.stem, unit.low, unit.high, name) for unit in pieces]
                 self._db.executemany("INSERT INTO loose VALUES (?, ?, ?, ?)", values)
-        heirs = "SELECT name FROM receipt WHERE accepted AND NOT live AND replaces != '' ORDER BY generation, name"
+        heirs = "SELECT name FROM receipt WHERE replaces != '' AND accepted AND NOT live ORDER BY generation, name"
         for (name,) in self._db.execute(heirs).fetchall():
             if not self._is_chosen(name):
                 self._consider(name, self.receipt(name))
