@@ -133,5 +133,4 @@ def _delete_objects(sink: ObjectSink, objects: sqlite3.Connection) -> int:
 def _delete(sink: ObjectSink, names: list[str]) -> None:
     for start in range(0, len(names), _CHUNK):
         sink.delete(names[start : start + _CHUNK])
-    if names:
-        sink.store.commit()
+    sink.store.commit()

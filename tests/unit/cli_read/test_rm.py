@@ -78,7 +78,7 @@ def test_every_file_of_a_run_has_a_kind(made: Sample) -> None:
     made.run()
     inventory = take_inventory(made.sink())
     assert inventory.n_foreign == 0
-    assert set(inventory.n_objects) == set(KINDS) - {"probes"}
+    assert set(inventory.n_objects) == set(KINDS) - {"probes", "decisions"}
     assert inventory.n_ours == len(files(made.out)) == delete_all(made.sink())
 
 
