@@ -10,13 +10,14 @@ class Bare(NamedTuple):
     """A format's innermost functions, for a loop that asks everything else itself.
 
     `loads` may return any JSON value and raise anything, and takes the last of fields with one name: where the bytes
-    hold another number of `mark` than the record has fields, `is_doubtful` says whether a decoder must look. `dumps`
-    writes what is none as `null`, so before it each field that is neither a `str` nor an `int` goes through `refuse`.
+    hold another number of `mark` than the record has fields, `is_doubtful`, given that number, says whether a decoder
+    must look. `dumps` writes what is none as `null`, so before it each field that is neither a `str` nor an `int` goes
+    through `refuse`.
     """
 
     loads: Callable[[bytes], Any]
     mark: bytes
-    is_doubtful: Callable[[bytes, Any], bool]
+    is_doubtful: Callable[[bytes, Any, int], bool]
     dumps: Callable[[Any], bytes]
     refuse: Callable[[Any], None]
     delimiter: bytes

@@ -168,7 +168,7 @@ class SplitRun:
                     record = loads(line)
                     if (
                         type(record) is not dict
-                        or (len(record) != line.count(mark) and is_doubtful(line, record))
+                        or (len(record) != (n_marks := line.count(mark)) and is_doubtful(line, record, n_marks))
                         or (special and ordinal in special)
                     ):
                         raise _NotForTheHandler
