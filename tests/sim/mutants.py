@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from modalbatch.driver import index, ledger, plan, publish, run, runs, sweep
+from modalbatch.driver import gone, index, ledger, plan, publish, run, runs, sweep
 from modalbatch.records import digest, manifest_name, parse_receipt_name
 from modalbatch.runtime import commit
 from modalbatch.sinks.attempts import AttemptSink
@@ -79,7 +79,7 @@ def sweep_what_is_not_live() -> AbstractContextManager[None]:
 
 def gone_inputs_go_with_their_split() -> AbstractContextManager[None]:
     """A receipt that is given up for some of its inputs takes the output of those that are gone along."""
-    return _changed((index.Index, "carries", lambda self: iter(())), (index.Index, "n_missing", index.Index._n_todo))
+    return _changed((index.Index, "carries", lambda self: iter(())), (index.Index, "n_missing", index.Index.n_todo))
 
 
 def delete_on_bare_lost() -> AbstractContextManager[None]:
@@ -156,7 +156,7 @@ def any_piece_stands_for_all() -> AbstractContextManager[None]:
 
     def missing(self: index.Index) -> int:
         pieces = "SELECT count(*) FROM want WHERE unit IN (SELECT stem FROM piece) AND unit NOT IN "
-        return n_missing(self) - self._count(pieces + index._WHOLE)
+        return n_missing(self) - self.count(pieces + index.WHOLE)
 
     return _changed((index.Index, "undone", nothing_if_any), (index.Index, "n_missing", missing))
 
@@ -216,7 +216,7 @@ def success_of_any_manifest() -> AbstractContextManager[None]:
 
 def what_was_done_instead_is_forgotten() -> AbstractContextManager[None]:
     """What a run did in place of a pack does not count once the pack is given up."""
-    return _changed((index.Index, "_choose_instead", lambda self: None))
+    return _changed((gone, "_choose_instead", lambda index: None))
 
 
 def no_arbiter() -> AbstractContextManager[None]:

@@ -51,66 +51,10 @@ CREATE TABLE again (receipt TEXT PRIMARY KEY, n INTEGER) WITHOUT ROWID;  -- so m
 """
 
 #: Stems whose pieces stand for them.
-_WHOLE = f"(SELECT stem FROM piece GROUP BY stem HAVING sum(high - low) = {ALL_LINES})"  # noqa: S608
-_UNCOVERED = f"unit NOT IN (SELECT unit FROM cover) AND unit NOT IN {_WHOLE}"  # noqa: S608
+WHOLE = f"(SELECT stem FROM piece GROUP BY stem HAVING sum(high - low) = {ALL_LINES})"  # noqa: S608
+UNCOVERED = f"unit NOT IN (SELECT unit FROM cover) AND unit NOT IN {WHOLE}"  # noqa: S608
 #: Receipts with dead letters to be retried whose place no other one has taken.
 OPEN_RETRIES = "FROM again JOIN receipt ON name = receipt WHERE chosen"
-
-#: Every wanted unit with its reason, in listing order.
-_REASONS = f"""
-CREATE TEMP TABLE reason AS SELECT seq, uri, size, CASE
-  WHEN EXISTS (SELECT 1 FROM cover WHERE cover.unit = wanted.unit) OR wanted.unit IN {_WHOLE} THEN 'kept'
-  WHEN NOT EXISTS (SELECT 1 FROM was WHERE was.uri = wanted.uri) THEN 'new'
-  WHEN EXISTS (SELECT 1 FROM lost WHERE lost.unit = wanted.unit) THEN 'lost'
-  WHEN EXISTS (SELECT 1 FROM same WHERE same.unit = wanted.unit) THEN 'packed'
-  WHEN EXISTS (SELECT 1 FROM was WHERE was.uri = wanted.uri AND accepted) THEN 'input'
-  ELSE 'code' END AS why
-FROM (SELECT unit, seq, json_extract(json, '$[0]') AS uri,
-             json_extract(json, '$[4]') - json_extract(json, '$[3]') AS size FROM want) AS wanted
-"""  # noqa: S608
-
-
-class Tally(NamedTuple):
-    """A plan in numbers, units each (see `plan`)."""
-
-    #: Wanted and done.
-    kept: int
-    #: Wanted, not done, and nothing was ever done for this input.
-    new: int
-    #: Wanted, not done, and an older state of the same input is live …
-    changed: int
-    #: … of which so many because the handler or an option changed, not the input.
-    by_code: int
-    #: Inputs with live output that are gone; their output is kept or dropped as the spec says.
-    removed: int
-
-
-class Group(NamedTuple):
-    """Wanted units that share a reason."""
-
-    n_units: int = 0
-    n_inputs: int = 0
-    n_bytes: int = 0
-    #: URIs of the first few inputs.
-    examples: tuple[str, ...] = ()
-
-
-class Reasons(NamedTuple):
-    """A plan with its reasons: each wanted unit is in one group, and what is gone in the last."""
-
-    kept: Group
-    #: Nothing was ever done for the input.
-    new: Group
-    #: The input is another one than before …
-    input: Group
-    #: … or the handler or an option is …
-    code: Group
-    #: … or nothing is, but it was done in one pack with a changed input …
-    packed: Group
-    #: … or its output is not there any more.
-    lost: Group
-    #: Inputs with live output that are gone; in inputs only.
-    removed: Group
 
 
 class Carry(NamedTuple):
@@ -202,7 +146,7 @@ class Index:
             receipt = self.receipt(name)
             pieces = [] if is_live else [unit for unit in receipt.units if unit.is_piece]
             if not pieces:
-                self._consider(name, receipt)
+                self.consider(name, receipt)
             elif not self.has_parts(receipt):
                 self._db.execute("UPDATE receipt SET broken = 1 WHERE name = ?", (name,))
             else:
@@ -211,10 +155,11 @@ class Index:
         heirs = "SELECT name FROM receipt WHERE replaces != '' AND accepted AND NOT live ORDER BY generation, name"
         for (name,) in self._db.execute(heirs).fetchall():
             if not self._is_chosen(name):
-                self._consider(name, self.receipt(name))
-        self._choose_loose()
+                self.consider(name, self.receipt(name))
+        self.choose_loose()
 
-    def _choose_loose(self) -> None:
+    def choose_loose(self) -> None:
+        """Of the receipts with pieces that are not chosen yet, those that fit together."""
         for (stem,) in self._db.execute("SELECT DISTINCT stem FROM loose ORDER BY stem").fetchall():
             self._choose_pieces(stem)
 
@@ -226,7 +171,7 @@ class Index:
         free = [item for item in loose if not any(item.low < it.high and it.low < item.high for it in fixed)]
         for piece in choose_pieces([*fixed, *free]):
             if not self._is_chosen(piece.receipt):
-                self._consider(piece.receipt, self.receipt(piece.receipt))
+                self.consider(piece.receipt, self.receipt(piece.receipt))
 
     def receipt(self, name: str) -> Receipt:
         """The receipt of that name. Order: it was filled in."""
@@ -244,7 +189,8 @@ class Index:
                 return False
         return True
 
-    def _consider(self, name: str, receipt: Receipt) -> bool:
+    def consider(self, name: str, receipt: Receipt) -> bool:
+        """Choose a receipt if what it names is there and no chosen one has any of its lines; whether it is chosen."""
         if not self.has_parts(receipt):
             return False
         ids = [unit.id for unit in receipt.units]
@@ -302,7 +248,7 @@ class Index:
         self.add_receipt(name)
         self.fill_receipt(name, receipt, live=False, accepted=True)
         self._db.execute("UPDATE receipt SET fresh = 1 WHERE name = ?", (name,))
-        done = self._consider(name, receipt)
+        done = self.consider(name, receipt)
         if done:
             self._db.executemany("UPDATE cover SET seen = 1 WHERE unit = ?", [(unit.id,) for unit in receipt.units])
         return done
@@ -330,90 +276,38 @@ class Index:
         for low, high in gaps(self._db.execute(rows, (unit.id,)).fetchall()):
             yield unit.piece(low, high)
 
-    def settle_removed(self, on_removed: str) -> None:
-        """After the whole source was listed: give up receipts that mix what is wanted with what is not any more.
-
-        A receipt stays iff each of its units is wanted, or stands while its input is gone and `on_removed` is `keep`.
-        What an older handler made of an input that is gone stays too: nobody can make it again. A receipt that no
-        manifest ever listed does not: an input could have one for each of its earlier states. Where a live receipt is
-        given up for some of its units, those that are gone are carried over (`carries`).
-        """
-        keep = on_removed == "keep"
-        given_up = "AND (NOT stands OR EXISTS (SELECT 1 FROM listed WHERE listed.uri = cover.uri))" if keep else ""
-        n_given_up = self._db.execute(
-            "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
-            f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
-        ).rowcount
-        for table in ("cover", "piece"):
-            sql = f"DELETE FROM {table} WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)"  # noqa: S608
-            self._db.execute(sql)
-        if n_given_up:
-            self._choose_instead()
-        if keep and self._count("SELECT EXISTS (SELECT 1 FROM was WHERE uri NOT IN (SELECT uri FROM listed))"):
-            self._keep_gone()
-
-    def _choose_instead(self) -> None:
-        """What a run that died before its manifest did in place of what is given up now."""
-        rows = self._db.execute("SELECT name FROM receipt WHERE accepted AND NOT chosen ORDER BY generation DESC, name")
-        for (name,) in rows:
-            receipt = self.receipt(name)
-            if not all(self._is_wanted(unit.stem) for unit in receipt.units):
-                self._db.execute("DELETE FROM loose WHERE receipt = ?", (name,))
-            elif not any(unit.is_piece for unit in receipt.units):
-                self._consider(name, receipt)
-        self._choose_loose()
-
-    def _is_wanted(self, unit_id: str) -> bool:
-        return self._db.execute("SELECT 1 FROM want WHERE unit = ?", (unit_id,)).fetchone() is not None
-
-    def _keep_gone(self) -> None:
-        last = ""
-        sql = "SELECT name, json FROM receipt WHERE stands AND NOT chosen AND name > ? ORDER BY name"
-        while rows := self._db.execute(f"{sql} LIMIT 1000", (last,)).fetchall():
-            last = rows[-1][0]
-            for name, text in rows:
-                receipt = receipt_of(text)
-                gone = [unit for unit in receipt.units if not self._is_listed(unit.uri)]
-                if len(gone) == len(receipt.units):
-                    self._consider(name, receipt)
-                elif gone and len(receipt.unit_counts) == len(receipt.units) and self.has_parts(receipt):
-                    values = [(unit.id, name) for unit in gone]
-                    self._db.executemany("INSERT OR IGNORE INTO carry VALUES (?, ?)", values)
-
     def carries(self) -> Iterator[Carry]:
         """What is to be carried over and no chosen receipt covers, by receipt; lazy, while receipts are accepted."""
-        later = f"SELECT receipt FROM carry WHERE {_UNCOVERED} AND receipt > ? ORDER BY receipt LIMIT 1"  # noqa: S608
+        later = f"SELECT receipt FROM carry WHERE {UNCOVERED} AND receipt > ? ORDER BY receipt LIMIT 1"  # noqa: S608
         name = ""
         while row := self._db.execute(later, (name,)).fetchone():
             (name,) = row
-            sql = f"SELECT unit FROM carry WHERE receipt = ? AND {_UNCOVERED}"  # noqa: S608
+            sql = f"SELECT unit FROM carry WHERE receipt = ? AND {UNCOVERED}"  # noqa: S608
             units = {unit for (unit,) in self._db.execute(sql, (name,))}
             receipt = self.receipt(name)
             yield Carry(name, receipt.fingerprint, [unit for unit in receipt.units if unit.id in units])
 
-    def _is_listed(self, uri: str) -> bool:
-        return self._db.execute("SELECT 1 FROM listed WHERE uri = ?", (uri,)).fetchone() is not None
-
     def missing(self) -> Iterator[Unit]:
         """Wanted units, and pieces of them, that no chosen receipt covers, in listing order."""
-        for (text,) in self._db.execute(f"SELECT json FROM want WHERE {_UNCOVERED} ORDER BY seq"):  # noqa: S608
+        for (text,) in self._db.execute(f"SELECT json FROM want WHERE {UNCOVERED} ORDER BY seq"):  # noqa: S608
             yield from self.undone(Unit(*json.loads(text)))
 
     def n_missing(self) -> int:
         """How many wanted units, and units to be carried over, no chosen receipt covers; and receipts to be retried."""
-        n_to_carry = self._count(f"SELECT count(*) FROM carry WHERE {_UNCOVERED}")  # noqa: S608
-        return self._n_todo() + n_to_carry + self._count(f"SELECT count(*) {OPEN_RETRIES}")
+        n_to_carry = self.count(f"SELECT count(*) FROM carry WHERE {UNCOVERED}")  # noqa: S608
+        return self.n_todo() + n_to_carry + self.count(f"SELECT count(*) {OPEN_RETRIES}")
 
-    def _n_todo(self) -> int:
-        return self._count(f"SELECT count(*) FROM want WHERE {_UNCOVERED}")  # noqa: S608
+    def n_todo(self) -> int:
+        """How many wanted units no chosen receipt covers."""
+        return self.count(f"SELECT count(*) FROM want WHERE {UNCOVERED}")  # noqa: S608
 
     def n_wanted(self) -> int:
         """How many units the source has."""
-        return self._count("SELECT count(*) FROM want")
+        return self.count("SELECT count(*) FROM want")
 
     def n_inputs(self) -> int:
         """How many inputs the source has."""
-        return self._count("SELECT count(*) FROM listed")
+        return self.count("SELECT count(*) FROM listed")
 
     def generation(self, split: str, fingerprint: str, at_least: int) -> int:
         """The generation for a new attempt: higher than every receipt of the split that is void.
@@ -424,17 +318,21 @@ class Index:
         highest = self._db.execute(sql, (fingerprint[:8], split)).fetchone()[0]
         return max(at_least, (highest or 0) + 1)
 
-    # -- what is retried (see `driver.again`)
-
     def query(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        """Rows, for who keeps a table of its own here."""
+        """Rows, for who keeps a table of its own here: `driver.again`, `driver.gone`, `driver.tally`."""
         return self._db.execute(sql, values)
+
+    def insert(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Rows into a table; those that are there stay."""
+        for row in rows:
+            marks = ",".join("?" * len(row))
+            self._db.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608
 
     # -- the outcome
 
     def has_fresh(self) -> bool:
         """Whether this run adds receipts."""
-        return bool(self._count("SELECT EXISTS (SELECT 1 FROM receipt WHERE chosen AND fresh)"))
+        return bool(self.count("SELECT EXISTS (SELECT 1 FROM receipt WHERE chosen AND fresh)"))
 
     def keep_if_chosen(self, names: list[str]) -> bool:
         """Mark all of these receipts as kept, if each is chosen."""
@@ -447,7 +345,7 @@ class Index:
 
     def has_rest(self) -> bool:
         """Whether any chosen receipt is not kept."""
-        return bool(self._count("SELECT EXISTS (SELECT 1 FROM receipt WHERE chosen AND NOT kept)"))
+        return bool(self.count("SELECT EXISTS (SELECT 1 FROM receipt WHERE chosen AND NOT kept)"))
 
     def rest(self) -> Iterator[tuple[str, Receipt]]:
         """Chosen receipts that are not kept, by name."""
@@ -476,40 +374,8 @@ class Index:
         rows = self._db.execute("SELECT name, json FROM receipt WHERE chosen AND fresh")
         return [name for name, text in rows if not self.has_parts(receipt_of(text))]
 
-    def tally(self) -> Tally:
-        """The plan in numbers; after `settle_removed`."""
-        missing = f"SELECT json_extract(json, '$[0]') AS uri FROM want WHERE {_UNCOVERED}"  # noqa: S608
-        kept = self.n_wanted() - self._n_todo()
-        changed = self._count(f"SELECT count(*) FROM ({missing}) WHERE uri IN (SELECT uri FROM was)")  # noqa: S608
-        by_code = self._count(
-            f"SELECT count(*) FROM ({missing}) WHERE uri IN (SELECT uri FROM was) "  # noqa: S608
-            "AND uri NOT IN (SELECT uri FROM was WHERE accepted)"
-        )
-        removed = self._count("SELECT count(DISTINCT uri) FROM was WHERE uri NOT IN (SELECT uri FROM listed)")
-        return Tally(kept, self._n_todo() - changed, changed, by_code, removed)
-
-    def reasons(self, n_examples: int) -> Reasons:
-        """The plan with its reasons; after `settle_removed`."""
-        rows = self._db.execute("SELECT json FROM receipt WHERE live AND accepted AND NOT chosen")
-        for (text,) in rows:
-            receipt = receipt_of(text)
-            table = "same" if self.has_parts(receipt) else "lost"
-            ids = [(unit.stem,) for unit in receipt.units]
-            self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?)", ids)  # noqa: S608
-        self._db.execute(_REASONS)
-        sums = "SELECT why, count(*), count(DISTINCT uri), sum(size) FROM reason GROUP BY why"
-        some = "SELECT uri FROM reason WHERE why = ? GROUP BY uri ORDER BY min(seq) LIMIT ?"
-        groups = {
-            why: Group(n_units, n_inputs, n_bytes, tuple(uri for (uri,) in self._db.execute(some, (why, n_examples))))
-            for why, n_units, n_inputs, n_bytes in self._db.execute(sums).fetchall()
-        }
-        self._db.execute("DROP TABLE reason")
-        gone = "FROM (SELECT DISTINCT uri FROM was WHERE uri NOT IN (SELECT uri FROM listed))"
-        names = self._db.execute(f"SELECT uri {gone} ORDER BY uri LIMIT ?", (n_examples,))
-        groups["removed"] = Group(0, self._count(f"SELECT count(*) {gone}"), 0, tuple(uri for (uri,) in names))
-        return Reasons(**{why: groups.get(why, Group()) for why in Reasons._fields})
-
-    def _count(self, sql: str) -> int:
+    def count(self, sql: str) -> int:
+        """The number that a query asks for."""
         return int(self._db.execute(sql).fetchone()[0])
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from modalbatch.driver import runs
 from modalbatch.driver.content import answer_check
-from modalbatch.driver.index import Group
 from modalbatch.driver.plan import Plan, check_owner, plan
 from modalbatch.driver.reason import changed, leaves
 from modalbatch.driver.rule import cut_job
+from modalbatch.driver.tally import Group
 from modalbatch.driver.verify import verify
 from modalbatch.errors import InternalError, ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
-from modalbatch.driver.index import Carry, Index, Reasons, Tally
+from modalbatch.driver.gone import settle_removed
+from modalbatch.driver.index import Carry, Index
+from modalbatch.driver.tally import Reasons, Tally, reasons, tally
 from modalbatch.errors import NotFoundError, StateError
 from modalbatch.job import Job
 from modalbatch.records import (
@@ -280,16 +282,16 @@ def plan(job: Job, sink: ObjectSink, source: Source, fingerprint: str, *, keep: 
         for _ in enumerate_missing(source, index):
             pass
         check_not_empty(job, index)
-        index.settle_removed(job.source.on_removed)
+        settle_removed(index, job.source.on_removed)
         segments = kept_segments(sink, index, sight.manifest)
         is_published = index.n_missing() == 0 and is_live(index, sight, segments, tuple(index.unchosen()))
         return Plan(
-            tally=index.tally(),
+            tally=tally(index),
             n_units=index.n_wanted(),
             n_inputs=index.n_inputs(),
             sight=sight,
             is_published=is_published,
-            reasons=index.reasons(N_EXAMPLES),
+            reasons=reasons(index, N_EXAMPLES),
         )
     finally:
         index.close()

@@ -9,32 +9,31 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from modalbatch.driver import runs
-from modalbatch.driver.again import plan_retry, retry_splits
+from modalbatch.driver.again import plan_retry
 from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
+from modalbatch.driver.lookout import Lookout
 from modalbatch.driver.machine import Machine
 from modalbatch.driver.plan import (
     Packing,
     Sight,
     SplitMaker,
-    check_not_empty,
     check_owner,
-    enumerate_missing,
     owner_of,
     read_sink,
 )
 from modalbatch.driver.publish import Moved, mark_success, publish
 from modalbatch.driver.reason import leaves
+from modalbatch.driver.rounds import Rounds
 from modalbatch.driver.rule import cut_job, is_to_be_measured, measure, rule_bytes, sample_of
 from modalbatch.driver.settle import Settlement, as_ours
 from modalbatch.driver.sweep import sweep
@@ -43,7 +42,6 @@ from modalbatch.errors import BusyError, FenceError, ModalbatchError, StateError
 from modalbatch.job import Job, fingerprint, hash_code
 from modalbatch.records import Json, Manifest, Split, encode
 from modalbatch.sinks import live_parts, open_sink
-from modalbatch.sinks.notes import ask_to_divide
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
 
@@ -55,17 +53,8 @@ Spawn = Callable[[str], Awaitable[Any]]
 
 #: Splits out for each slot while they are short: enough that none waits for the driver.
 WINDOW_PER_SLOT = 3
-#: Seconds between looks at stop and epoch, and between reports of progress.
-LOOK_S = 1.0
-REPORT_S = 0.5
 #: Times that everything may be planned again because the sink moved.
 MAX_PLANS = 5
-#: Rounds of feeding what came back without a receipt, in which nothing moved on.
-MAX_ROUNDS = 3
-#: A driver that hands over waits so long for what is out: a share of its life, but at least some seconds.
-HAND_OVER_SHARE, HAND_OVER_S = 0.05, 60.0
-#: Seconds after which a split that others could help with is a straggler.
-STRAGGLER_S = 5.0
 
 
 async def drive(
@@ -125,8 +114,6 @@ class Run:
         self._cut_job = job
         self.ledger = Ledger(self.sink.store, request.run_id, self.driver_id, monotonic=self._machine.monotonic)
         self.epoch = 0
-        #: Splits whose attempts may outlive this driver.
-        self._n_abandoned = 0
         #: The one thread for listing, index and control objects; another pool for receipts.
         self._thread = self._machine.executor(1, "modalbatch-index")
         self._readers = self._machine.executor(8, "modalbatch-receipts")
@@ -135,13 +122,7 @@ class Run:
             job, self.sink, self.ledger, index_thread=self._off, reader_threads=partial(self._in, self._readers)
         )
         self._settlement.go_on(request.before)
-        self.n_kept = self.n_todo = 0
-        self.todo_is_known = False
-        self._is_asked_to_stop = self._is_handing_over = False
-        #: When this driver hands over, and when it waits for attempts no longer, by the event loop's clock.
-        self._ends_at = self._leaves_at = float("inf")
-        #: Stragglers that were asked to share what is left.
-        self._asked: set[str] = set()
+        self._rounds: Rounds | None = None
         #: What a person should know of a run that ended well.
         self._warnings: list[str] = []
         #: The manifest that had `_SUCCESS` when this run removed it.
@@ -166,10 +147,14 @@ class Run:
     async def conduct(self) -> Json:
         """The whole run; its outcome."""
         started = time.monotonic()
-        if self._successor and self.request.driver_life_s:
-            life_s = self.request.driver_life_s
-            self._ends_at = asyncio.get_running_loop().time() + life_s
-            self._leaves_at = self._ends_at + max(HAND_OVER_S, HAND_OVER_SHARE * life_s)
+        self._lookout = Lookout(
+            self.sink,
+            self.request.run_id,
+            self.ledger,
+            self._settlement,
+            off=self._off,
+            life_s=self.request.driver_life_s if self._successor else 0.0,
+        )
         try:
             outcome = await self.run()
         except Exception as error:
@@ -275,7 +260,7 @@ class Run:
     async def _plan_and_run(self, index: Index) -> Verdict:
         self._index = index
         self._sight = await self._off(self._look_at_sink, index)
-        self._maker = SplitMaker(
+        maker = SplitMaker(
             fingerprint=self.fingerprint,
             run_id=self.request.run_id,
             roots=self.request.roots,
@@ -284,17 +269,23 @@ class Run:
             containers=self.request.containers,
             packing=Packing.of(self._cut_job, is_measured=self._cut_job is not self.job),
         )
-        self._round = self._n_idle_rounds = self._n_moves = 0
-        self._is_unmarked = False
-        self.phase, self.todo_is_known = "running", False
+        self._rounds = rounds = Rounds(
+            self.job,
+            self.source,
+            maker,
+            self._settlement,
+            retry=self.request.retry,
+            before_first=self._unmark,
+        )
+        self.phase = "running"
         n_slots = self.request.containers * self.job.handler.slots
-        feed = Feed(n_slots, WINDOW_PER_SLOT * n_slots, self._thread, self._next_round)
+        feed = Feed(n_slots, WINDOW_PER_SLOT * n_slots, self._thread, rounds.next)
         consuming = asyncio.ensure_future(self._consume(feed))
-        looking = asyncio.create_task(self._look(feed, consuming))
+        looking = asyncio.create_task(self._lookout.look(feed, self.epoch, consuming, self._tell))
         try:
             await consuming
         except asyncio.CancelledError:
-            if not self._is_handing_over:
+            if not self._lookout.is_handing_over:
                 raise
         finally:
             looking.cancel()
@@ -302,9 +293,9 @@ class Run:
             raise as_ours(feed.error)
         if self._settlement.stop_error is not None:
             return self.verdict("stopped", error=self._settlement.stop_error)
-        if self._is_asked_to_stop:
+        if self._lookout.is_asked_to_stop:
             return self.verdict("stopped")
-        if self._is_handing_over:
+        if self._lookout.is_handing_over:
             return self.verdict("handed_over")
         verdict: Verdict = await self._off(self._publish)
         return verdict
@@ -363,59 +354,12 @@ class Run:
 
     # -- feeding
 
-    def _next_round(self) -> Iterator[Split] | None:
-        """On the index thread: first what the source holds and is not done, then what came back without a receipt."""
-        index = self._index
-        self._settlement.look_again(index)
-        self._round += 1
-        if self.request.retry is not None:
-            return self._retry_round(self.request.retry["error"])
-        if self._round == 1:
-            return self._first_round()
-        if self._round == 2:
-            check_not_empty(self.job, index)
-            index.settle_removed(self.job.source.on_removed)
-        if self._round > 2 and self._settlement.n_moves == self._n_moves:
-            self._n_idle_rounds += 1
-        self._n_moves = self._settlement.n_moves
-        if self._n_idle_rounds > MAX_ROUNDS or not index.n_missing():
-            return None
-        given_up = self._settlement.changed_inputs()
-        units = [unit for unit in index.missing() if unit.uri not in given_up]
-        carries = (carry for carry in index.carries() if given_up.isdisjoint(unit.uri for unit in carry.units))
-        splits = self._maker.splits(iter(units))
-        if self._settlement.n_lost:
-            splits = (split.suspected() for split in splits)
-        return self._noted(chain(splits, self._maker.carried(carries)))
-
-    def _retry_round(self, error: str | None) -> Iterator[Split] | None:
-        index = self._index
-        if self._round > 1 + MAX_ROUNDS or not index.n_missing():
-            return None
-        self.todo_is_known = True
-        given_up = self._settlement.changed_inputs()
-        splits = retry_splits(self._maker, error)
-        return self._noted(split for split in splits if given_up.isdisjoint(unit.uri for unit in split.units))
-
-    def _first_round(self) -> Iterator[Split]:
-        yield from self._noted(self._maker.splits(enumerate_missing(self.source, self._index)))
-        self.todo_is_known = True
-        self.n_kept = self._index.n_wanted() - self._index.n_undone
-
-    def _noted(self, splits: Iterator[Split]) -> Iterator[Split]:
-        """Splits, counted; `_SUCCESS` goes before the first receipt of a run that changes the sink."""
-        for split in splits:
-            if not self._is_unmarked:
-                self._unmark()
-            self.n_todo += 1
-            yield split
-
     def _unmark(self) -> None:
+        """`_SUCCESS` goes before the first receipt of a run that changes the sink."""
         manifest = self._sight.manifest
         if manifest and (self.sink.success() or {}).get("manifest") == manifest.number:
             self._unmarked = manifest
         self.sink.unmark_success()
-        self._is_unmarked = True
 
     async def _consume(self, feed: Feed) -> None:
         pending: set[asyncio.Task[None]] = set()
@@ -426,48 +370,11 @@ class Run:
                 task.add_done_callback(pending.discard)
         except Exception as error:  # of the map itself, not of a split: the engine or the way to it is gone
             feed.stop()
-            self._n_abandoned = feed.n_out
+            self._lookout.n_abandoned = feed.n_out
             raise _engine_gone(error) from error
         finally:
             if pending:
                 await asyncio.gather(*pending)
-
-    async def _look(self, feed: Feed, consuming: asyncio.Future[None]) -> None:
-        """Every second: has somebody asked to stop, or another driver taken over? Twice a second: tell the progress."""
-        loop, next_look = asyncio.get_running_loop(), 0.0
-        while True:
-            await self._tell()
-            if loop.time() >= next_look:
-                next_look = loop.time() + LOOK_S
-                try:
-                    await self._look_once(feed)
-                except Exception as error:  # the next look may see more
-                    self.ledger.add("look_failed", error=f"{type(error).__name__}: {error}"[:500])
-                if loop.time() >= self._leaves_at and not consuming.done():
-                    self._n_abandoned = feed.n_out
-                    consuming.cancel()
-            await asyncio.sleep(REPORT_S)
-
-    async def _look_once(self, feed: Feed) -> None:
-        run_id = self.request.run_id
-        try:
-            await self._off(self.sink.refresh)
-        finally:  # what is visible counts
-            if await self._off(runs.is_stopping, self.sink, run_id):
-                self._is_asked_to_stop, self.phase = True, "stopping"
-                feed.stop()
-            if await self._off(runs.newest_epoch, self.sink, run_id) > self.epoch:
-                self._settlement.stop(feed, BusyError("another driver of this run took over"))
-        shared = feed.stragglers(STRAGGLER_S)
-        if asyncio.get_running_loop().time() >= self._ends_at:
-            # What is out comes back soon, with what is done of it; the next driver plans the rest.
-            self._is_handing_over, self.phase, shared = True, "handing over", feed.out()
-            feed.stop()
-        for split_id in shared:
-            if split_id not in self._asked:
-                self._asked.add(split_id)
-                await self._off(ask_to_divide, self.sink, run_id, split_id)
-                self.ledger.add("asked_to_divide", split=split_id)
 
     async def _tell(self) -> None:
         try:
@@ -477,16 +384,17 @@ class Run:
 
     def progress(self) -> Json:
         """What a person wants to see now."""
+        rounds = self._rounds
         return {
             "run_id": self.request.run_id,
-            "phase": self.phase,
+            "phase": self._lookout.phase or self.phase,
             "counts": self._settlement.counts.to_json(),
             "splits": {
                 "done": self._settlement.n_done,
-                "kept": self.n_kept,
+                "kept": rounds.n_kept if rounds else 0,
                 "failed": self._settlement.n_failed,
-                "todo": self.n_todo + self._settlement.n_more,
-                "is_total": self.todo_is_known,
+                "todo": (rounds.n_fed if rounds else 0) + self._settlement.n_more,
+                "is_total": bool(rounds and rounds.is_listed),
             },
             "at": round(time.time(), 3),
         }
@@ -503,7 +411,11 @@ class Run:
             error=error,
             manifest=manifest,
             counts=self._settlement.counts,
-            splits={"done": self._settlement.n_done, "kept": self.n_kept, "failed": self._settlement.n_failed},
+            splits={
+                "done": self._settlement.n_done,
+                "kept": self._rounds.n_kept if self._rounds else 0,
+                "failed": self._settlement.n_failed,
+            },
         )
 
     async def finish(self, outcome: Json) -> None:
@@ -515,7 +427,7 @@ class Run:
                     self.ledger.flush()
                 if outcome["status"] == "handed_over":
                     return
-                runs.end(self.sink, self.request.run_id, self.epoch, {**outcome, "out": self._n_abandoned})
+                runs.end(self.sink, self.request.run_id, self.epoch, {**outcome, "out": self._lookout.n_abandoned})
             except (ModalbatchError, OSError):
                 return
 

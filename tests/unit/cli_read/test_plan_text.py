@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modalbatch.driver.index import Reasons
+from modalbatch.driver.tally import Reasons
 from modalbatch.report.plan import plan_lines
 
 NONE = {"splits": 0, "inputs": 0, "bytes": 0, "examples": []}

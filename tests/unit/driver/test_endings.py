@@ -74,8 +74,8 @@ def test_a_sweep_that_fails_is_a_warning(sink) -> None:
 
 
 def test_a_look_that_fails_is_not_the_last(sink, monkeypatch) -> None:
-    monkeypatch.setattr("modalbatch.driver.run.LOOK_S", 0.0)
-    monkeypatch.setattr("modalbatch.driver.run.REPORT_S", 0.0)
+    monkeypatch.setattr("modalbatch.driver.lookout.LOOK_S", 0.0)
+    monkeypatch.setattr("modalbatch.driver.lookout.REPORT_S", 0.0)
     runs.ask_to_stop(sink, "run", "enough")
     n_looks = 0
 

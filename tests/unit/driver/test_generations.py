@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memory_store import FP, Memory, MemoryStore, names, put_part
+from modalbatch.driver.gone import settle_removed
 from modalbatch.driver.index import Index
 from modalbatch.driver.plan import Packing, SplitMaker, enumerate_missing, read_sink
 from modalbatch.driver.publish import Moved, publish
@@ -44,7 +45,7 @@ def plan(sink: ObjectSink, *uris: str, fingerprint: str = FP, keep: bool = False
     index = Index()
     sight = read_sink(sink, index, fingerprint, keep=keep)
     missing = [unit.uri for unit in enumerate_missing(Inputs(*uris), index)]
-    index.settle_removed(on_removed)
+    settle_removed(index, on_removed)
     return index, sight, missing
 
 
@@ -146,7 +147,7 @@ def test_a_pack_with_a_changed_input_is_given_up_whole(sink) -> None:
             yield changed
 
     assert [unit.uri for unit in enumerate_missing(Changed(), index)] == ["b"]
-    index.settle_removed("keep")
+    settle_removed(index, "keep")
     assert [unit.uri for unit in index.missing()] == ["a", "b"]
     assert sight.generation == 1
 
@@ -168,7 +169,7 @@ def test_what_a_run_that_died_did_in_place_of_a_pack_is_not_done_again(sink) -> 
             return iter((a, changed))
 
     assert list(enumerate_missing(Source(), index)) == []
-    index.settle_removed("keep")
+    settle_removed(index, "keep")
     assert (index.n_missing(), list(index.missing())) == (0, [])
     manifest = publish(sink, index, sight, "s")
     assert live(sink) == ["a", "b"]
