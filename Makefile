@@ -62,6 +62,7 @@ check: setup ## ruff, mypy, and whether generated files are fresh
 	$(BIN)/mypy bench docs
 	$(BIN)/python docs/make_spec.py --check
 	$(BIN)/python docs/make_engine.py --check
+	$(BIN)/python docs/make_faults.py --check
 	$(BIN)/python -m pytest tests/unit/compiler/test_golden_apps.py
 
 format: setup ## let ruff format, and write generated files anew
@@ -69,6 +70,7 @@ format: setup ## let ruff format, and write generated files anew
 	$(BIN)/ruff format .
 	$(BIN)/python docs/make_spec.py
 	$(BIN)/python docs/make_engine.py
+	$(BIN)/python docs/make_faults.py
 
 bench: setup ## the measurements of bench/README.md; some minutes, on a quiet machine
 	$(BIN)/python bench/startup.py

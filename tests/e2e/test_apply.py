@@ -103,6 +103,7 @@ def test_keep_and_redo_exclude_each_other(modalbatch, squares):
 
 
 def test_dead_letters_are_exit_code_1_again_and_again(modalbatch, squares, work):
+    """F27 L"""
     write_records(work / "data/b.jsonl", [{"n": 1}, {"m": 2}])
     (work / "squares.yaml").write_text((work / "squares.yaml").read_text() + "retries: 0\n")
     done = modalbatch("apply", "squares.yaml")

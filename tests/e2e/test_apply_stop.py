@@ -24,6 +24,7 @@ def continues(modalbatch, gate, n_records=30):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_lets_what_is_running_finish(modalbatch, gate, number):
+    """F12 L"""
     run = modalbatch.start("apply", "gated.yaml", "--verbose", "--json")
     run.wait_for('"text": "working on')
     run.process.send_signal(number)
@@ -39,6 +40,7 @@ def test_an_interrupt_lets_what_is_running_finish(modalbatch, gate, number):
 
 
 def test_a_second_interrupt_ends_the_run_at_once(modalbatch, gate):
+    """F13 L"""
     run = modalbatch.start("apply", "gated.yaml", "--verbose")
     run.wait_for("| working on")
     run.process.send_signal(signal.SIGINT)
@@ -74,6 +76,7 @@ def test_an_engine_that_dies_is_one_readable_line(modalbatch, gate):
 
 
 def test_a_second_command_follows_the_run(modalbatch, gate):
+    """F15 L"""
     first = modalbatch.start("apply", "gated.yaml", "--verbose")
     first.wait_for("| working on")
     second = modalbatch.start("apply", "gated.yaml")

@@ -130,6 +130,7 @@ MOMENTS: dict[str, Callable[[Killed], int]] = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_whatever_is_killed_the_job_is_finished_and_nothing_done_twice(modalbatch, work, moment):
+    """F03 L, F05 L, F07 L, F19 L, F20 L"""
     job, (mark,) = Killed(work), modalbatch.environ
     run, finished = None, {}
     for n, target in enumerate(TARGETS):

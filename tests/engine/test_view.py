@@ -103,6 +103,7 @@ print("SAYS", *(at(b, ["read", "first/lot/" + name]) for name in ("kept", "chang
 
 
 def test_a_reload_commits_and_is_refused_while_a_file_is_open(strict):
+    """F60 V"""
     said = _story(
         strict,
         """

@@ -178,7 +178,7 @@ def disk(work: Path) -> Iterator[Path]:
 
 
 def test_the_disk_is_full(modalbatch: Command, squares: Path, work: Path, disk: Path) -> None:
-    """F50: exit code 75, what is full, and what to do; then it goes on."""
+    """F50 L: exit code 75, what is full, and what to do; then it goes on."""
     (work / "squares.yaml").write_text(SQUARES.replace("sink: out/", "sink: disk/out/"))
     for n in range(N_FILES):
         write_records(work / f"data/{n}.jsonl", [{"n": n}])
@@ -198,7 +198,7 @@ def test_the_disk_is_full(modalbatch: Command, squares: Path, work: Path, disk: 
 
 @pytest.mark.parametrize("what", ["flipped", "empty", "gone", "a folder"])
 def test_the_ledger_is_not_the_truth(modalbatch: Command, squares: Path, work: Path, what: str) -> None:
-    """F55 F56: a ledger that is damaged, empty, deleted or no file: nothing is done again, and every verb works."""
+    """F55 L, F56 L: a ledger that is damaged, empty, deleted or no file: nothing is done again, every verb works."""
     assert modalbatch("apply", "squares.yaml").code == 0
     (ledger,) = squares.glob("_modalbatch/runs/*/ledger-*.jsonl")
     data = ledger.read_bytes()

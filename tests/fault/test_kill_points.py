@@ -71,7 +71,7 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_at_any_request_is_finished_by_the_next(tmp_path: Path, s3_bucket) -> None:
-    """F01-F05 S, F07-F10 S, F16 S, F70 S: before each request, and between its effect and its reply."""
+    """F01-F05 S, F07-F10 S, F16 S, F27 S, F70 S: before each request, and between its effect and its reply."""
     sink = Sink(uri=s3_bucket.uri, endpoint_url=s3_bucket.endpoint_url)
     assert _at_every_point(tmp_path, sink, S3_STEP) >= 100
 

@@ -99,6 +99,7 @@ def test_an_input_removed_and_restored(folder: Path, on_removed: str) -> None:
 
 
 def test_a_long_run_beside_a_short_one(folder: Path) -> None:
+    """F15 L, F18 L"""
     write(folder, "c", waits=True)
     job, outcomes = job_of("v1"), []
     # Two workers: with one, the split that hangs may come before one that does not.

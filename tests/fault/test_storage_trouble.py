@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fault_proxy import FaultProxy, Seen
-from harness import run_job
+from harness import Pool, module_path, run_job
 from modalbatch.job import Handler, Job, Retries, Sink, Source
 from modalbatch.records import is_ours, parse_manifest_name, parse_receipt_name
 from modalbatch.sinks import open_sink
@@ -249,3 +249,34 @@ def test_a_store_that_does_not_know_the_condition(s3: Place) -> None:
     accepted = replace(s3.troubled, delivery="at_least_once")
     assert s3.run(accepted, "second")["exit_code"] == 0
     assert not any("if-none-match" in seen.headers for seen in s3.proxy.seen[s3.proxy.faults[0].n_hits + 20 :])
+
+
+def test_a_part_that_goes_before_the_manifest(s3: Place) -> None:
+    """F49 S: nobody publishes it; its split is done again."""
+    sink, gone = s3.sink(), []
+
+    class Thief(Pool):
+        """Somebody deletes a part once every receipt is written."""
+
+        async def map(self, feed, **options):
+            n_done = 0
+            async for answer in super().map(feed, **options):
+                n_done += 1
+                if n_done == N_FILES and not gone:
+                    gone.extend(entry.name for entry in list(sink.store.list("part-"))[:1])
+                    sink.delete(gone)
+                yield answer
+
+    with module_path(s3.folder):
+        pool = Thief(s3.plain)
+    try:
+        outcome = run_job(s3.plain, s3.folder, run_id="robbed", pool=pool)
+    finally:
+        pool.close()
+    assert outcome["exit_code"] == 0, outcome
+    live = dict(sink.live(sink.newest()))
+    names = [part.name for receipt in live.values() for part in receipt.parts]
+    assert gone and gone[0] not in names
+    records = [json.loads(line)["n"] for name in names for line in sink.store.read(name).splitlines()]
+    assert sorted(records) == list(range(N_FILES))
+    assert sum(s3.calls().values()) == N_FILES + 1

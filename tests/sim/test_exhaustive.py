@@ -31,6 +31,7 @@ def every_step(task: tuple[str, str, str]) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize("place", list(PLACES))
 def test_one_trouble_at_every_step(place: str) -> None:
+    """F01-F05 D, F07-F10 D, F19 D, F20 D"""
     # A file in a folder is written or it is not: all that can happen to it is an error.
     troubles = [trouble for trouble in TROUBLES if place == "s3" or trouble.startswith(("kill", "lost"))]
     tasks = [(place, story, trouble) for story in STORIES for trouble in troubles]

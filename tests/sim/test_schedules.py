@@ -18,6 +18,8 @@ CHUNK = 50
 
 @pytest.mark.parametrize("kind", list(N_SCHEDULES))
 def test_no_schedule_breaks_an_invariant(kind: str) -> None:
+    """F01-F05 D, F07-F10 D, F14-F20 D, F29-F31 D, F57 D, F61 D, F70 D,
+    F04 V, F07 V, F10 V, F14-F16 V, F29 V, F31 V, F58 V, F59 V, F61 V, F62 V, F70 V"""
     n_schedules = N_SCHEDULES[kind]
     tasks = [(kind, first, CHUNK) for first in range(0, n_schedules, CHUNK)]
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:

@@ -27,7 +27,7 @@ print(json.dumps([store.create(f"race/{n}", f"{token}".encode()) for n in range(
 
 @pytest.mark.parametrize("kind", ["local", "s3", "azure"])
 def test_one_of_many_processes_creates(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """F15 F29: two drivers, two attempts: the store decides between them."""
+    """F15 LS, F29 LS: two drivers, two attempts: the store decides between them."""
     uri, endpoint_url = f"{tmp_path}/sink/", ""
     if kind == "s3":
         bucket: Bucket = request.getfixturevalue("s3_bucket")

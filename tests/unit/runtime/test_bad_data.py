@@ -281,7 +281,7 @@ def test_memory_does_not_grow_with_the_number_of_bad_lines(job, tmp_path) -> Non
 
 
 def test_what_comes_before_the_break_of_an_archive_is_kept(run) -> None:
-    """bad input 92, F66"""
+    """F66 L: bad input 92, F66"""
     data = gzip.compress(b"".join(b'{"n": %d}\n' % n for n in range(50_000)), 1)
     ran = run(ECHO, data[: len(data) // 2], suffix=".gz")
     n_records = len(ran.records)

@@ -208,6 +208,7 @@ def work(r):
 
 @pytest.mark.parametrize("fields", [{}, {"batch_size": 3}], ids=["each", "batch"])
 def test_results_that_lie_raise_or_execute(run, tmp_path, fields) -> None:
+    """F32 L"""
     code = RESULTS
     if fields:
         code += "single = work\ndef work(rs):\n  return [one(r) for r in rs]\n"
@@ -298,7 +299,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def test_nothing_is_unpickled_where_results_go(run, tmp_path) -> None:
-    """The worker and the driver import no pickle for it, and a record that looks like one stays text."""
+    """F32 L: The worker and the driver import no pickle for it, and a record that looks like one stays text."""
     text = "cos\nsystem\n(S'touch " + str(tmp_path / "canary") + "'\ntR."
     ran = run("def work(r): return r", [{"n": 0, "text": text}])
     assert [record["text"] for record in ran.records] == [text]

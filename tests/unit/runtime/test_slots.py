@@ -22,6 +22,7 @@ def note(*ns):
         file.write(" ".join(map(str, ns)) + "\\n")
 """
 DEATHS = {
+    "end": ("os._exit(0)", "crash", "the slot ended with exit code 0"),
     "exit": ("os._exit(7)", "crash", "the slot ended with exit code 7"),
     "crash": ("os.kill(os.getpid(), 11)", "crash", "the slot ended with signal SIGSEGV"),
     "abort": ("os.abort()", "crash", "the slot ended with signal SIGABRT"),
@@ -34,6 +35,7 @@ def calls(path: Path) -> list[list[int]]:
 
 @pytest.mark.parametrize("death", list(DEATHS))
 def test_a_record_that_kills_its_slot_is_the_only_dead_one(run, tmp_path, death) -> None:
+    """F24 L"""
     how, cause, message = DEATHS[death]
     ran = run(f"{COUNT}\ndef work(r):\n  note(r['n'])\n  if r['n'] == 17: {how}\n  return r", RECORDS)
     assert sorted(record["n"] for record in ran.records) == [n for n in range(N) if n != 17]
@@ -46,6 +48,7 @@ def test_a_record_that_kills_its_slot_is_the_only_dead_one(run, tmp_path, death)
 
 @pytest.mark.parametrize("fields", [{}, {"batch_size": 4}])
 def test_a_call_that_hangs_is_ended_at_its_timeout(run, fields) -> None:
+    """F22 L"""
     code = """
     import time
     def work(rs):
@@ -57,6 +60,34 @@ def test_a_call_that_hangs_is_ended_at_its_timeout(run, fields) -> None:
     assert sorted(record["n"] for record in ran.records) == [n for n in range(12) if n != 5]
     [letter] = ran.letters
     assert (letter["cause"], letter["error"]["message"]) == ("timeout", "the call did not return within 0.4 s")
+
+
+def test_a_call_that_hangs_and_will_not_be_told_to_end(run) -> None:
+    """F23 L"""
+    code = """
+    import signal, time
+    def work(r):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)
+        if r["n"] == 2: time.sleep(600)
+        return r
+    """
+    ran = run(code, RECORDS[:5], timeout_s=0.4)
+    assert sorted(record["n"] for record in ran.records) == [0, 1, 3, 4]
+    assert [letter["cause"] for letter in ran.letters] == ["timeout"]
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "time.sleep(600)"])
+def test_a_slot_that_dies_or_hangs_once_all_is_committed(run, end) -> None:
+    """F25 L, F26 L: the receipt has decided."""
+    code = f"""
+    import time
+    class Work:
+        def __call__(self, r): return r
+        def close(self): {end}
+    """
+    ran = run(code, RECORDS[:5], call="Work", timeout_s=0.5)
+    assert ran.records == RECORDS[:5]
+    assert (ran.outcome["exit_code"], ran.letters) == (0, [])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
