@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,8 @@ def features() -> str:
 
 
 def _sentence(test: ast.FunctionDef) -> str:
-    name, doc = test.name.removeprefix("test_").replace("_", " "), ast.get_docstring(test)
+    name, doc = test.name.removeprefix("test_").replace("_", " "), ast.get_docstring(test) or ""
+    doc = re.sub(r"^F\d\d[^:]*:?\s*", "", doc)  # rows of the fault matrix
     return f"{name} ({' '.join(doc.split()).rstrip('.')})" if doc else name
 
 
