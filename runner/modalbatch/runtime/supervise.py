@@ -51,6 +51,8 @@ class Suspects:
     cuts: dict[tuple[int, int], int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
     poison: dict[int, Failure] = field(default_factory=dict)
+    #: Records that a slot has died in: the next one that calls them has called nobody else. Who hangs does so itself.
+    alone: set[int] = field(default_factory=set)
     #: What was in flight when memory did not suffice, and how many records may be together instead.
     ooms: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -60,6 +62,7 @@ class Suspects:
             "cuts": [[low, high, most] for (low, high), most in self.cuts.items()],
             "deaths": [[ordinal, n] for ordinal, n in self.deaths.items()],
             "poison": [[ordinal, list(failure)] for ordinal, failure in self.poison.items()],
+            "alone": sorted(self.alone),
             "ooms": [[low, high, most] for (low, high), most in self.ooms.items()],
         }
 
@@ -70,6 +73,7 @@ class Suspects:
             cuts={(low, high): most for low, high, most in data.get("cuts", ())},
             deaths=dict(data.get("deaths", ())),
             poison={ordinal: Failure(*failure) for ordinal, failure in data.get("poison", ())},
+            alone=set(data.get("alone", ())),
             ooms={(low, high): most for low, high, most in data.get("ooms", ())},
         )
 
@@ -82,6 +86,8 @@ class Suspects:
                 self.ooms[low, high] = half
             return
         self.deaths[low] = self.deaths.get(low, 0) + 1
+        if cause != "timeout":
+            self.alone.add(low)
         self.cuts[low, high] = 1
         if self.deaths[low] >= (KILLS if cause == "killed" else DEATHS):
             cause = "crash" if cause == "killed" else cause
@@ -120,7 +126,7 @@ def supervise(job: Job, seat: Seat, split: Split, paths: tuple[Path, Path], time
                 "resume": resume,
                 "cuts": [[low, high, most] for (low, high), most in suspects.cuts.items()],
                 "poison": suspects.poison,
-                "suspects": [ordinal for ordinal in suspects.deaths if ordinal not in suspects.poison],
+                "suspects": sorted(suspects.alone - suspects.poison.keys()),
                 "most": suspects.most(split.most),
             }
         )
