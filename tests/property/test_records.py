@@ -28,6 +28,7 @@ SUSPECTS = st.builds(
     cuts=RANGES.map(lambda items: {(low, high): most for low, high, most in items}),
     deaths=st.dictionaries(NUMBER, NUMBER, max_size=3),
     poison=st.dictionaries(NUMBER, FAILURES, max_size=3),
+    alone=st.sets(NUMBER, max_size=3),
     ooms=RANGES.map(lambda items: {(low, high): most for low, high, most in items}),
 )
 SPLITS = st.builds(

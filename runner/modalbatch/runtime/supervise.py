@@ -64,6 +64,8 @@ class Suspects:
     poison: dict[int, Failure] = field(default_factory=dict)
     #: Attempts that never ended, of the split that this one is a part of (see `runtime.signs`).
     entries: int = 0
+    #: Records that a slot has died in: the next one that calls them has called nobody else. Who hangs does so itself.
+    alone: set[int] = field(default_factory=set)
     #: What was in flight when memory did not suffice, and how many records may be together instead.
     ooms: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ class Suspects:
             "deaths": [[ordinal, n] for ordinal, n in self.deaths.items()],
             "poison": [[ordinal, list(failure)] for ordinal, failure in self.poison.items()],
             "entries": self.entries,
+            "alone": sorted(self.alone),
             "ooms": [[low, high, most] for (low, high), most in self.ooms.items()],
         }
         return {name: value for name, value in data.items() if value}
@@ -85,6 +88,7 @@ class Suspects:
             cuts={(low, high): most for low, high, most in data.get("cuts", ())},
             deaths=dict(data.get("deaths", ())),
             poison={ordinal: Failure(*failure) for ordinal, failure in data.get("poison", ())},
+            alone=set(data.get("alone", ())),
             ooms={(low, high): most for low, high, most in data.get("ooms", ())},
             entries=data.get("entries", 0),
         )
@@ -95,6 +99,7 @@ class Suspects:
             cuts=_moved(self.cuts, ordinal),
             deaths={at - ordinal: n for at, n in self.deaths.items() if at >= ordinal},
             poison={at - ordinal: failure for at, failure in self.poison.items() if at >= ordinal},
+            alone={at - ordinal for at in self.alone if at >= ordinal},
             ooms=_moved(self.ooms, ordinal),
             entries=self.entries,
         )
@@ -108,6 +113,8 @@ class Suspects:
                 self.ooms[low, high] = half
             return
         self.deaths[low] = self.deaths.get(low, 0) + 1
+        if cause != "timeout":
+            self.alone.add(low)
         self.cuts[low, high] = 1
         if self.deaths[low] >= (KILLS if cause == "killed" else DEATHS):
             cause = "crash" if cause == "killed" else cause
@@ -155,7 +162,7 @@ def supervise(
                 "resume": resume,
                 "cuts": [[low, high, most] for (low, high), most in suspects.cuts.items()],
                 "poison": suspects.poison,
-                "suspects": [ordinal for ordinal in suspects.deaths if ordinal not in suspects.poison],
+                "suspects": sorted(suspects.alone - suspects.poison.keys()),
                 "most": suspects.most(split.most),
             }
         )

@@ -344,6 +344,10 @@ def test_a_record_that_is_too_large_by_itself_shrinks_nothing() -> None:
 
 def test_suspects_come_back_as_they_were() -> None:
     suspects = Suspects(
-        cuts={(0, 8): 4}, deaths={3: 1}, poison={5: Failure("oom", {"type": "x"}, 2)}, ooms={(0, 8): 4, (8, 16): 4}
+        cuts={(0, 8): 4},
+        deaths={3: 1},
+        alone={3},
+        poison={5: Failure("oom", {"type": "x"}, 2)},
+        ooms={(0, 8): 4, (8, 16): 4},
     )
     assert Suspects.from_json(json.loads(json.dumps(suspects.to_json()))) == suspects
