@@ -20,6 +20,8 @@ class Object:
         self.data, self.most = data, most
         self.opened: list[tuple[int, int]] = []
         self.n_open = 0
+        #: Kept, or they would close by themselves.
+        self.streams: list[io.RawIOBase] = []
 
     def __call__(self, start: int, end: int) -> io.RawIOBase:
         owner, stream = self, io.BytesIO(self.data[start:end])
@@ -36,7 +38,8 @@ class Object:
                 owner.n_open -= not self.closed
                 super().close()
 
-        return Raw()
+        owner.streams.append(Raw())
+        return owner.streams[-1]
 
 
 def read(data: bytes, start: int, end: int, **options) -> tuple[bytes, LineRange, Object]:
@@ -165,13 +168,14 @@ def test_reads_are_told() -> None:
 
 
 class Broken(io.RawIOBase):
-    """Gives some bytes, then breaks."""
+    """Gives some bytes, breaks, and then says that this was all."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self._data, self._is_broken = data, False
 
     def readinto(self, buffer) -> int:
-        if not self._data:
+        if not self._data and not self._is_broken:
+            self._is_broken = True
             raise CorruptInputError("torn", where="x.gz", hint="mend it")
         n_bytes = min(len(buffer), 3, len(self._data))
         buffer[:n_bytes] = self._data[:n_bytes]
