@@ -92,7 +92,7 @@ def halves(source: Source, split: Split) -> list[Split]:
     if len(units) > 1:
         middle = len(units) // 2
         # How many lines the first half has, nobody knows: the second begins its search anew.
-        rest = replace(suspects, cuts={}, deaths={}, poison={})
+        rest = Suspects(entries=suspects.entries)
         return [
             replace(split, units=units[:middle]),
             replace(split, units=units[middle:], suspects=rest.to_json()),
