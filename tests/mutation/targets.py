@@ -19,6 +19,8 @@ TARGETS: dict[str, list[str]] = {
         f"{DRIVER}/test_endings.py",
         SIM,
     ],
+    "modalbatch.runtime.divide": ["tests/unit/runtime/test_halves.py"],
+    "modalbatch.driver.cover": ["tests/property/test_cover.py"],
     "modalbatch.sources.lines": LINES,
 }
 

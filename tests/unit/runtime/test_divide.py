@@ -15,8 +15,7 @@ from harness import Pool, module_path, run_job
 from modalbatch.driver.verify import verify
 from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
 from modalbatch.job import Split as Rule
-from modalbatch.records import ALL_LINES, Split, Unit
-from modalbatch.runtime.divide import condemned, halves
+from modalbatch.records import ALL_LINES, Split
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import open_source
 from modalbatch.stores.local import LocalStore
@@ -187,29 +186,6 @@ def split_of(job: Job, folder: Path) -> Split:
     return Split(units=units, generation=1, fingerprint="f" * 64, run_id="r", roots={"": f"{folder}/"})
 
 
-@pytest.mark.parametrize("n_lines", [0, 1, 2, 3, 17])
-def test_halves_of_halves_are_single_lines_side_by_side(tmp_path, n_lines) -> None:
-    job = make(tmp_path, {"a.jsonl": b"{}\n" * n_lines})
-    split = split_of(job, tmp_path)
-    source = open_source(job, split.roots)
-    done, todo = [], [split]
-    while todo:
-        parts = halves(source, todo.pop())
-        (todo if len(parts) > 1 else done).extend(parts)
-    pieces = sorted((unit.low, unit.high) for part in done for unit in part.units)
-    assert [high for _, high in pieces[:-1]] == [low for low, _ in pieces[1:]]
-    assert (pieces[0][0], pieces[-1][1]) == (0, ALL_LINES)
-    assert len(pieces) == max(1, n_lines)
-
-
-def test_a_pack_is_divided_between_its_inputs_first(tmp_path) -> None:
-    job = make(tmp_path, {name: lines(range(3)) for name in ("a.jsonl", "b.jsonl", "c.jsonl")})
-    split = split_of(job, tmp_path)
-    first, second = halves(open_source(job, split.roots), split)
-    assert [unit.uri for unit in first.units + second.units] == ["data/a.jsonl", "data/b.jsonl", "data/c.jsonl"]
-    assert not any(unit.is_piece for unit in first.units + second.units)
-
-
 def test_a_split_that_was_lost_before_is_divided_at_once_and_a_single_line_condemned(tmp_path) -> None:
     """The attempts that never ended are their notes in the sink: what a container that is gone leaves behind."""
     job = make(tmp_path, {"a.jsonl": lines([1, 2])})
@@ -238,9 +214,3 @@ def test_a_split_that_was_lost_before_is_divided_at_once_and_a_single_line_conde
     [letter] = [json.loads(line) for line in sink.store.read(receipt.dead[0].name).splitlines()]
     assert (letter["cause"], letter["record"], letter["attempts"]) == ("crash", {"n": 2}, 3)
     assert letter["error"]["message"] == "its container ended each of the 3 times that it was processed"
-
-
-def test_who_is_condemned_is_only_the_one_line() -> None:
-    unit = Unit("a", "1", "", 0, 10, False).piece(4, 5)
-    split = Split(units=(unit,), generation=1, fingerprint="f", run_id="r", roots={})
-    assert list(dict(condemned(split, 3).suspects["poison"])) == [0]
