@@ -24,11 +24,14 @@ class Kind(NamedTuple):
     n_steps: tuple[int, int] = (60, 320)
     #: Whether somebody deletes what is live.
     is_vandalised: bool = False
+    #: How many times as often as usual splits are divided: one of these.
+    division_rates: tuple[int, ...] = (0, 1)
 
 
 KINDS = {
     "plain": Kind(World, ACTIONS),
-    "hurried": Kind(World, HURRIED_ACTIONS, (200, 600)),
+    "hurried": Kind(World, HURRIED_ACTIONS, (200, 600), division_rates=(0,)),
+    "divided": Kind(World, ACTIONS, division_rates=(5, 10)),
     "vandalised": Kind(World, ACTIONS, is_vandalised=True),
     "volume": Kind(VolumeWorld, VOLUME_ACTIONS),
 }
@@ -42,6 +45,7 @@ def run_schedule(kind: str, seed: int, folder: Path, trace: list[str] | None = N
     """
     chosen = KINDS[kind]
     world = chosen.world_class(seed, folder, is_vandalised=chosen.is_vandalised, trace=trace)
+    world.division_rate = world.rng.choice(chosen.division_rates)
     try:
         chaos(world, world.rng.randrange(*chosen.n_steps), chosen.actions)
         world.quiet_end()

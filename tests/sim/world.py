@@ -82,7 +82,7 @@ class World:
         self.faults = FAULTS
         self.is_verified = self.rng.random() < 1 / 8
         #: How many times as often as usual splits are divided.
-        self.division_rate = self.rng.choice([0, 1, 1, 5])
+        self.division_rate = 0
         self.violations: list[Violation] = []
         #: Attempts that copied what is gone from the source.
         self.carried: set[str] = set()
