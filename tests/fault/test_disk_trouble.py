@@ -187,15 +187,6 @@ def test_no_file_may_be_so_large(tmp_path: Path) -> None:
     job.check_continues(0)
 
 
-def test_the_drivers_own_file_has_no_room(tmp_path: Path) -> None:
-    """F54: the disk of the driver's temporary index is full: nothing hangs on it but this run."""
-    job = Job(tmp_path, tmp_path / "out")
-    message = r"cannot use the driver's temporary file: disk I/O error"
-    check_trouble(job.run("first", most_bytes=5000), message, "free some space on this machine, then run `apply` again")
-    assert job.check_nothing_half() == set()
-    job.check_continues(0)
-
-
 def test_a_folder_that_may_only_be_read(disks, tmp_path: Path) -> None:
     """The sink's disk is mounted for reading only: said before any record is processed."""
     disk = disks("disk", "size=1m,ro")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modalbatch.driver.index import Index, receipt_of
+from modalbatch.driver.index import WHOLE, Index, receipt_of
 
 
 def settle_removed(index: Index, on_removed: str) -> None:
@@ -19,13 +19,26 @@ def settle_removed(index: Index, on_removed: str) -> None:
         "UPDATE receipt SET chosen = 0 WHERE name IN "  # noqa: S608
         f"(SELECT receipt FROM cover JOIN receipt ON name = receipt WHERE seen = 0 {given_up})"
     ).rowcount
+    torn = _torn(index)
     for table in ("cover", "piece"):
         sql = f"DELETE FROM {table} WHERE receipt IN (SELECT name FROM receipt WHERE NOT chosen)"  # noqa: S608
         index.query(sql)
     if n_given_up:
         _choose_instead(index)
     if keep and index.count("SELECT EXISTS (SELECT 1 FROM was WHERE uri NOT IN (SELECT uri FROM listed))"):
-        _keep_gone(index)
+        _keep_gone(index, torn)
+
+
+def _torn(index: Index) -> set[str]:
+    """Units that are gone, and of which somebody deleted a piece that nobody can make again.
+
+    A part of a unit is none: the receipts with their other pieces are given up.
+    """
+    sql = f"SELECT DISTINCT stem FROM piece WHERE stem NOT IN {WHOLE} AND stem NOT IN (SELECT unit FROM want)"  # noqa: S608
+    torn = {stem for (stem,) in index.query(sql)}
+    for stem in torn:
+        index.query("UPDATE receipt SET chosen = 0 WHERE name IN (SELECT receipt FROM piece WHERE stem = ?)", stem)
+    return torn
 
 
 def _choose_instead(index: Index) -> None:
@@ -44,14 +57,14 @@ def _is_wanted(index: Index, unit_id: str) -> bool:
     return index.query("SELECT 1 FROM want WHERE unit = ?", unit_id).fetchone() is not None
 
 
-def _keep_gone(index: Index) -> None:
+def _keep_gone(index: Index, torn: set[str]) -> None:
     last = ""
     sql = "SELECT name, json FROM receipt WHERE stands AND NOT chosen AND name > ? ORDER BY name"
     while rows := index.query(f"{sql} LIMIT 1000", last).fetchall():
         last = rows[-1][0]
         for name, text in rows:
             receipt = receipt_of(text)
-            gone = [unit for unit in receipt.units if not _is_listed(index, unit.uri)]
+            gone = [unit for unit in receipt.units if not _is_listed(index, unit.uri) and unit.stem not in torn]
             if len(gone) == len(receipt.units):
                 index.consider(name, receipt)
             elif gone and len(receipt.unit_counts) == len(receipt.units) and index.has_parts(receipt):

@@ -14,22 +14,36 @@ from collections.abc import Callable
 #: Process id of the slot; none where nobody is guarded.
 _slot_pids: list[int] = []
 _closers: list[Callable[[], None]] = []
+#: What the slot's own handlers would swallow.
+_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+#: Of the thread that forks, before it does.
+_masks: list[set[signal.Signals | int]] = []
 
 
 def guard(*closers: Callable[[], None]) -> None:
     """From here on every fork of this process calls `closers` first, and ends at `leave`."""
     _slot_pids[:] = [os.getpid()]
     _closers.extend(closers)
-    os.register_at_fork(after_in_child=_after)
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 
-def _after() -> None:
+def _before() -> None:
+    # A child may be told to end before it has its own way of ending: the signal waits for it.
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
+
+
+def _after_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _after_in_child() -> None:
     """In a fork, or a fork of one."""
     while _closers:
         _closers.pop()()
     # The slot's own do nothing; `terminate` of a pool must work.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
 
 
 def leave() -> None:

@@ -39,7 +39,7 @@ def modal_arbiter(uri: str) -> Arbiter:
         entries = modal.Dict.from_name("modalbatch-arbiter", create_if_missing=True)
         if value:
             entries.put(f"{uri}{key}", value, skip_if_exists=True)
-        return str(entries.get(f"{uri}{key}", ""))
+        return str(entries.get(f"{uri}{key}") or "")
 
     return arbitrate
 
