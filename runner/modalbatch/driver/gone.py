@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from modalbatch.driver.index import WHOLE, Index, receipt_of
+from collections import Counter
+
+from modalbatch.driver.index import Index, receipt_of
+from modalbatch.records import ALL_LINES
 
 
 def settle_removed(index: Index, on_removed: str) -> None:
@@ -34,8 +37,10 @@ def _torn(index: Index) -> set[str]:
 
     A part of a unit is none: the receipts with their other pieces are given up.
     """
-    sql = f"SELECT DISTINCT stem FROM piece WHERE stem NOT IN {WHOLE} AND stem NOT IN (SELECT unit FROM want)"  # noqa: S608
-    torn = {stem for (stem,) in index.query(sql)}
+    left: Counter[str] = Counter()
+    for stem, n_lines, name in index.query("SELECT * FROM lived WHERE stem NOT IN (SELECT unit FROM want)").fetchall():
+        left[stem] += n_lines if name and index.has_parts(index.receipt(name)) else 0
+    torn = {stem for stem, n_lines in left.items() if n_lines != ALL_LINES}
     for stem in torn:
         index.query("UPDATE receipt SET chosen = 0 WHERE name IN (SELECT receipt FROM piece WHERE stem = ?)", stem)
     return torn

@@ -40,6 +40,7 @@ CREATE TABLE piece (  -- of a divided unit, the stem; those of chosen receipts
 CREATE INDEX piece_receipt ON piece (receipt);
 CREATE TABLE loose (stem TEXT, low INTEGER, high INTEGER, receipt TEXT);  -- of usable receipts, not chosen yet
 CREATE INDEX loose_stem ON loose (stem);
+CREATE TABLE lived (stem TEXT, lines INTEGER, receipt TEXT);  -- pieces that the newest manifest lists
 CREATE TABLE want (unit TEXT PRIMARY KEY, seq INTEGER, json TEXT) WITHOUT ROWID;
 CREATE TABLE carry (unit TEXT PRIMARY KEY, receipt TEXT) WITHOUT ROWID;  -- gone, and its receipt is given up
 CREATE INDEX carry_receipt ON carry (receipt);
@@ -117,6 +118,10 @@ class Index:
         if live:
             rows = [(unit.uri, int(accepted)) for unit in receipt.units]
             self._db.executemany("INSERT OR IGNORE INTO was VALUES (?, ?)", rows)
+            pieces = [
+                (unit.stem, unit.high - unit.low, name if found else "") for unit in receipt.units if unit.is_piece
+            ]
+            self._db.executemany("INSERT INTO lived VALUES (?, ?, ?)", pieces)
         return found
 
     def unread(self, fp8s: Iterable[str]) -> Iterator[str]:
