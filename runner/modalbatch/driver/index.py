@@ -40,6 +40,7 @@ CREATE TABLE piece (  -- of a divided unit, the stem; those of chosen receipts
 CREATE INDEX piece_receipt ON piece (receipt);
 CREATE TABLE loose (stem TEXT, low INTEGER, high INTEGER, receipt TEXT);  -- of usable receipts, not chosen yet
 CREATE INDEX loose_stem ON loose (stem);
+CREATE TABLE rival (unit TEXT PRIMARY KEY) WITHOUT ROWID;  -- in a usable receipt whose place a chosen one has
 CREATE TABLE lived (stem TEXT, lines INTEGER, receipt TEXT);  -- pieces that the newest manifest lists
 CREATE TABLE want (unit TEXT PRIMARY KEY, seq INTEGER, json TEXT) WITHOUT ROWID;
 CREATE TABLE carry (unit TEXT PRIMARY KEY, receipt TEXT) WITHOUT ROWID;  -- gone, and its receipt is given up
@@ -140,7 +141,7 @@ class Index:
         receipts that no manifest lists, those with pieces of units come last: whole units are never worse.
         """
         self._db.execute("UPDATE receipt SET chosen = 0")
-        for table in ("cover", "piece", "loose"):
+        for table in ("cover", "piece", "loose", "rival"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608
         # Names alone are sorted: contents would fill the memory that SQLite sorts in.
         which = "live" if self.spares_others else "accepted"
@@ -151,7 +152,8 @@ class Index:
             receipt = self.receipt(name)
             pieces = [] if is_live else [unit for unit in receipt.units if unit.is_piece]
             if not pieces:
-                self.consider(name, receipt)
+                if not self.consider(name, receipt) and self.has_parts(receipt):
+                    self._db.executemany("INSERT OR IGNORE INTO rival VALUES (?)", [(it.id,) for it in receipt.units])
             elif not self.has_parts(receipt):
                 self._db.execute("UPDATE receipt SET broken = 1 WHERE name = ?", (name,))
             else:
@@ -274,6 +276,10 @@ class Index:
         is_missing = next(self.undone(unit), None) is not None
         self.n_undone += is_missing
         return is_missing
+
+    def may_be_done(self, unit: Unit) -> bool:
+        """Whether a receipt has it that counts if the source proves to lack what the chosen one has beside it."""
+        return self._db.execute("SELECT 1 FROM rival WHERE unit = ?", (unit.id,)).fetchone() is not None
 
     def undone(self, unit: Unit) -> Iterator[Unit]:
         """What of a wanted unit that is not done no chosen receipt covers: itself, or pieces of it."""

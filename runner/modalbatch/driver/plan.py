@@ -139,12 +139,12 @@ def _receipt(sink: ObjectSink, name: str) -> Receipt | None:
 
 
 def enumerate_missing(source: Source, index: Index) -> Iterator[Unit]:
-    """Wanted units, and pieces of them, that are not done, in listing order; lazy.
+    """Wanted units, and pieces of them, that are surely not done, in listing order; lazy.
 
     After the last one the index knows the whole source: `settle_removed` may then bring up more (`index.missing`).
     """
     for unit in source.units():
-        if index.want(unit):
+        if index.want(unit) and not index.may_be_done(unit):
             yield from index.undone(unit)
 
 
