@@ -310,11 +310,11 @@ MUTANTS: dict[str, Mutant] = {
             what_was_done_instead_is_forgotten,
         ],
         "hurried": [void_names_count_again],
+        "raced": [decisions_are_not_noted],
         "divided": [lines_may_overlap, any_piece_stands_for_all],
         "volume": [
             no_arbiter,
             a_lone_manifest_is_believed,
-            decisions_are_not_noted,
             return_values_are_trusted,
             fixed_names,
             torn_parts_count,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim.actors import Violation
-from sim.chaos import ACTIONS, HURRIED_ACTIONS, Action, chaos
+from sim.chaos import ACTIONS, HURRIED_ACTIONS, Action, another_driver, chaos
 from sim.volume_world import VOLUME_ACTIONS, VolumeWorld
 from sim.world import World
 
@@ -34,6 +34,7 @@ KINDS = {
     "divided": Kind(World, ACTIONS, division_rates=(5, 10)),
     "vandalised": Kind(World, ACTIONS, is_vandalised=True),
     "volume": Kind(VolumeWorld, VOLUME_ACTIONS),
+    "raced": Kind(VolumeWorld, [Action(15, another_driver), *VOLUME_ACTIONS], (200, 600), division_rates=(0,)),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from sim.schedule import chunk
 
-N_SCHEDULES = {"plain": 5500, "divided": 1000, "hurried": 500, "vandalised": 800, "volume": 2200}
+N_SCHEDULES = {"plain": 5500, "divided": 1000, "hurried": 500, "vandalised": 800, "volume": 2000, "raced": 200}
 CHUNK = 50
 
 

@@ -97,7 +97,7 @@ class VolumeWorld(World):
         """The arbiter forgets everything; nobody who has relied on it without leaving a note is alive."""
         self.volume.entries.clear()
         newest = self.checks.newest
-        is_noted = newest and decision_name(newest, self.deciding[newest]) in self.truth.objects
+        is_noted = newest and decision_name(newest, self.deciding.get(newest, "")) in self.truth.objects
         if newest and not is_noted and newest not in self.relied_on:
             del self.deciding[newest]
             self.checks.forget_newest()
