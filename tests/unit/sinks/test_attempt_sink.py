@@ -39,7 +39,7 @@ class Arbiter:
 
     def __call__(self, key: str, value: str) -> str:
         self.asked.append(key)
-        return self.entries.setdefault(key, value)
+        return self.entries.setdefault(key, value) if value else self.entries.get(key, "")
 
 
 @pytest.fixture
@@ -182,8 +182,8 @@ class Dict:
         self.entries.setdefault(key, value)
         return True
 
-    def get(self, key: str) -> str:
-        return self.entries[key]
+    def get(self, key: str) -> str | None:
+        return self.entries.get(key)
 
 
 def test_the_arbiter_is_a_dict_of_modals(monkeypatch) -> None:
@@ -191,3 +191,27 @@ def test_the_arbiter_is_a_dict_of_modals(monkeypatch) -> None:
     arbitrate = modal_arbiter("volume://v/out/")
     assert [arbitrate("k", "a"), arbitrate("k", "b"), arbitrate("l", "b")] == ["a", "a", "b"]
     assert Dict.found["modalbatch-arbiter"].entries == {"volume://v/out/k": "a", "volume://v/out/l": "b"}
+
+
+def test_a_hint_goes_beside_the_volume(sink) -> None:
+    """Workers see each other's files late or not at all."""
+    name = "_modalbatch/runs/r/divide-x"
+    assert not sink.has_note(name)
+    sink.put_note(name)
+    assert sink.has_note(name)
+    assert sink.store.done == []
+
+
+def test_without_an_arbiter_a_hint_is_a_file(tmp_path: Path) -> None:
+    sink = AttemptSink(Watched(tmp_path), None)
+    name = "_modalbatch/runs/r/divide-x"
+    assert not sink.has_note(name)
+    sink.put_note(name)
+    assert sink.has_note(name)
+    assert sink.store.done == [("replace", name)]
+
+
+def test_asking_the_arbiter_decides_nothing(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "modal", types.SimpleNamespace(Dict=Dict))
+    arbitrate = modal_arbiter("volume://asked/")
+    assert [arbitrate("k", ""), arbitrate("k", "a"), arbitrate("k", "")] == ["", "a", "a"]

@@ -206,3 +206,15 @@ def test_closing_closes_the_raw_stream() -> None:
 def test_the_last_line_end() -> None:
     for data in (b"", b"a", b"\n", b"a\nb", b"a\n" + b"x" * 5000, b"\n" + b"x" * 4096, b"x" * 4096 + b"\n"):
         assert lines._last_line_end(memoryview(data)) == data.rfind(b"\n") + 1
+
+
+def test_a_line_that_is_too_long_and_breaks_off() -> None:
+    made = LineStream(Broken(b"abcdefghijklmnop"), max_bytes=4)
+    with pytest.raises(CorruptInputError, match=r"^torn$"):
+        list(made)
+
+
+def test_who_wants_every_byte_is_told_of_a_line_that_was_skipped() -> None:
+    made = LineStream(Object(b"abcdefgh\nx\n", 1 << 20)(0, 11), max_bytes=4)
+    with pytest.raises(io.UnsupportedOperation, match="a line of 9 bytes was skipped"):
+        made.read()
