@@ -6,7 +6,6 @@ MD5. Refuses a store that overwrites where it was told not to (`probe`).
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -18,8 +17,9 @@ from modalbatch.job import Credentials
 from modalbatch.stores import Entry
 from modalbatch.stores.azure_client import BLOCK_BYTES, error_code, error_status, make_client, translate
 from modalbatch.stores.listing import Item, in_byte_order
+from modalbatch.stores.object_store import ObjectStore
 from modalbatch.stores.range_stream import Block, RangeStream
-from modalbatch.stores.write_once import Refusal, create_once, create_unchecked, prove_write_once
+from modalbatch.stores.write_once import Refusal, create_once, create_unchecked, judge_status, prove_write_once
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobProperties, ContainerClient
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _BATCH = 256
 
 
-class AzureStore:
+class AzureStore(ObjectStore):
     """Blobs below one prefix of a container."""
 
     def __init__(
@@ -46,13 +46,9 @@ class AzureStore:
 
         `page_count`: names of one listing request, at most 5,000. `timeout_s`: how long an answer may stall.
         """
-        container, _, prefix = uri.removeprefix("az://").partition("/")
-        self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-        self.uri = f"az://{container}/{self._prefix}"
-        self.has_conditional_create = is_conditional
-        self._sleep, self._page_count = sleep, page_count
+        super().__init__(uri, is_conditional=is_conditional, sleep=sleep, page_count=page_count)
         self._client: ContainerClient = make_client(
-            container, endpoint_url, credentials or Credentials(), pause=sleep, timeout_s=timeout_s
+            self._container, endpoint_url, credentials or Credentials(), pause=sleep, timeout_s=timeout_s
         )
 
     def list(self, prefix: str = "", *, descend: Callable[[str], bool] | None = None) -> Iterator[Entry]:
@@ -192,19 +188,9 @@ class AzureStore:
                         hint="check that the credentials may delete blobs there",
                     )
 
-    def spool_dir(self) -> Path:
-        """The machine's folder for temporary files."""
-        return Path(tempfile.gettempdir())
-
     def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         """Nothing: Azure discards blocks that nobody commits after a week, and no listing shows them."""
         return 0
-
-    def commit(self) -> None:
-        """Nothing: a blob is visible when its request is answered."""
-
-    def refresh(self) -> None:
-        """Nothing: every request sees the newest blob."""
 
     def probe(self) -> None:
         """Create one name twice: proves access, and that the store keeps the first."""
@@ -213,19 +199,16 @@ class AzureStore:
     def _blob(self, name: str) -> Any:
         return self._client.get_blob_client(self._prefix + name)
 
-    def _translate(self, error: Exception, verb: str, name: str) -> ModalbatchError:
-        if isinstance(error, ModalbatchError):
-            return error
-        return translate(error, verb, f"{self.uri}{name}")
+    def _explain(self, error: Exception, verb: str, uri: str) -> ModalbatchError:
+        return translate(error, verb, uri)
 
 
 def _judge(error: Exception) -> Refusal:
     """What a failed conditional create means. `UnauthorizedBlobOverwrite`: a SAS that may create, but not overwrite."""
-    code, status = error_code(error), error_status(error)
-    if status == 412 or code in ("BlobAlreadyExists", "UnauthorizedBlobOverwrite"):
+    code = error_code(error)
+    if code in ("BlobAlreadyExists", "UnauthorizedBlobOverwrite"):
         return Refusal.TAKEN
-    is_final = code.startswith("Container") or (300 <= status < 500 and status not in (408, 409, 425, 429))
-    return Refusal.FINAL if is_final else Refusal.AGAIN
+    return Refusal.FINAL if code.startswith("Container") else judge_status(error_status(error))
 
 
 def _errors() -> tuple[type[Exception], ...]:

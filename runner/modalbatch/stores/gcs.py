@@ -6,7 +6,6 @@ Refuses a store that overwrites where it was told not to (`probe`).
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,9 @@ from modalbatch.job import Credentials
 from modalbatch.stores import Entry
 from modalbatch.stores.gcs_client import error_status, is_no_bucket, make_bucket, translate
 from modalbatch.stores.listing import Item, in_byte_order, pruned
+from modalbatch.stores.object_store import ObjectStore
 from modalbatch.stores.range_stream import Block, RangeStream
-from modalbatch.stores.write_once import Refusal, create_once, create_unchecked, prove_write_once
+from modalbatch.stores.write_once import Refusal, create_once, create_unchecked, judge_status, prove_write_once
 
 #: Pieces of an upload of more than 8 MiB; a broken one is sent again.
 _PIECE_BYTES = 32 << 20
@@ -31,7 +31,7 @@ _CONNECT_S = 10.0
 _N_DELETES = 8
 
 
-class GcsStore:
+class GcsStore(ObjectStore):
     """Objects below one prefix of a bucket."""
 
     def __init__(
@@ -50,12 +50,8 @@ class GcsStore:
 
         `page_count`: names of one listing request, at most 1,000. `timeout_s`: how long an answer may stall.
         """
-        bucket, _, prefix = uri.removeprefix("gs://").partition("/")
-        self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-        self.uri = f"gs://{bucket}/{self._prefix}"
-        self.has_conditional_create = is_conditional
-        self._sleep, self._page_count = sleep, page_count
-        self._bucket = make_bucket(bucket, endpoint_url, credentials or Credentials())
+        super().__init__(uri, is_conditional=is_conditional, sleep=sleep, page_count=page_count)
+        self._bucket = make_bucket(self._container, endpoint_url, credentials or Credentials())
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         retry = DEFAULT_RETRY.with_delay(initial=0.5, maximum=16.0).with_timeout(retry_s)
@@ -183,19 +179,9 @@ class GcsStore:
             with suppress(NotFoundError):
                 raise self._translate(error, "delete", name) from error
 
-    def spool_dir(self) -> Path:
-        """The machine's folder for temporary files."""
-        return Path(tempfile.gettempdir())
-
     def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         """Nothing: Google discards uploads that nobody finishes after a week, and no listing shows them."""
         return 0
-
-    def commit(self) -> None:
-        """Nothing: an object is visible when its upload is answered."""
-
-    def refresh(self) -> None:
-        """Nothing: every request sees the newest object."""
 
     def probe(self) -> None:
         """Create one name twice: proves access, and that the store keeps the first."""
@@ -204,18 +190,12 @@ class GcsStore:
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self._prefix + name)
 
-    def _translate(self, error: Exception, verb: str, name: str) -> ModalbatchError:
-        if isinstance(error, ModalbatchError):
-            return error
-        return translate(error, verb, f"{self.uri}{name}")
+    def _explain(self, error: Exception, verb: str, uri: str) -> ModalbatchError:
+        return translate(error, verb, uri)
 
 
 def _judge(error: Exception) -> Refusal:
-    status = error_status(error)
-    if status == 412:
-        return Refusal.TAKEN
-    is_final = 300 <= status < 500 and status not in (408, 409, 425, 429)
-    return Refusal.FINAL if is_final else Refusal.AGAIN
+    return judge_status(error_status(error))
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import io
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -23,8 +22,16 @@ from modalbatch.errors import ModalbatchError, UnavailableError
 from modalbatch.job import Credentials
 from modalbatch.stores import Entry
 from modalbatch.stores.listing import Item, in_byte_order, pruned
+from modalbatch.stores.object_store import ObjectStore
 from modalbatch.stores.s3_client import error_status, make_client, translate
-from modalbatch.stores.write_once import Refusal, create_once, create_unchecked, overwrites, prove_write_once
+from modalbatch.stores.write_once import (
+    Refusal,
+    create_once,
+    create_unchecked,
+    judge_status,
+    overwrites,
+    prove_write_once,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,7 +42,7 @@ _SINGLE_BYTES = 64 << 20
 _BLOCK_BYTES = 256 << 10
 
 
-class S3Store:
+class S3Store(ObjectStore):
     """Objects below one prefix of a bucket."""
 
     def __init__(
@@ -55,11 +62,7 @@ class S3Store:
         `page_count`: keys of one listing or delete request, at most 1,000. `n_tries`: of a request that fails, by
         default AWS_MAX_ATTEMPTS or 5. `timeout_s`: how long an answer may stall.
         """
-        self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        self._prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-        self.uri = f"s3://{self._bucket}/{self._prefix}"
-        self.has_conditional_create = is_conditional
-        self._sleep, self._page_count = sleep, page_count
+        super().__init__(uri, is_conditional=is_conditional, sleep=sleep, page_count=page_count)
         self._client: S3Client = make_client(
             endpoint_url, credentials or Credentials(), n_tries=n_tries, timeout_s=timeout_s
         )
@@ -69,7 +72,7 @@ class S3Store:
         return pruned(partial(self._items, prefix), descend)
 
     def _items(self, prefix: str, delimiter: str, after: str) -> Iterator[Item]:
-        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        request: dict[str, Any] = {"Bucket": self._container, "Prefix": self._prefix + prefix}
         request["PaginationConfig"] = {"PageSize": self._page_count}
         if delimiter:
             request["Delimiter"] = delimiter
@@ -93,7 +96,7 @@ class S3Store:
     def stat(self, name: str) -> Entry | None:
         """One HEAD request."""
         try:
-            head = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)
+            head = self._client.head_object(Bucket=self._container, Key=self._prefix + name)
         except _errors() as error:
             if error_status(error) == 404:
                 return None
@@ -119,7 +122,7 @@ class S3Store:
 
         pinned = {"S3.Client.get_object": {"IfMatch": f'"{pin}"'}} if pin else {}
         reader: Any = s3.open(
-            self._bucket,
+            self._container,
             self._prefix + name,
             "rb",
             client=self._client,
@@ -140,7 +143,7 @@ class S3Store:
         if not self.has_conditional_create:
             return create_unchecked(self, name, data)
         request: dict[str, Any] = {
-            "Bucket": self._bucket,
+            "Bucket": self._container,
             "Key": self._prefix + name,
             "Body": data,
             "IfNoneMatch": "*",
@@ -158,13 +161,10 @@ class S3Store:
 
     def _judge(self, error: Exception) -> Refusal:
         status = error_status(error)
-        # 304 instead of 412 was once MinIO's answer.
-        if status in (412, 304):
-            return Refusal.TAKEN
         if status == 501:
             raise overwrites(self.uri, "If-None-Match") from error
-        is_final = 300 <= status < 500 and status not in (408, 409, 425, 429)
-        return Refusal.FINAL if is_final else Refusal.AGAIN
+        # 304 instead of 412 was once MinIO's answer.
+        return Refusal.TAKEN if status == 304 else judge_status(status)
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
         """Upload with a SHA-256 that the store checks; above 64 MiB in parts, each with its own."""
@@ -203,7 +203,7 @@ class S3Store:
         checksum = _base64(binascii.unhexlify(sha256))
         with path.open("rb") as body:
             answer = self._client.put_object(
-                Bucket=self._bucket, Key=self._prefix + name, Body=body, ChecksumSHA256=checksum
+                Bucket=self._container, Key=self._prefix + name, Body=body, ChecksumSHA256=checksum
             )
         return answer.get("ChecksumSHA256") == checksum
 
@@ -215,7 +215,7 @@ class S3Store:
         try:
             self._client.upload_file(
                 str(path),
-                self._bucket,
+                self._container,
                 self._prefix + name,
                 ExtraArgs={"ChecksumAlgorithm": "SHA256"},
                 Config=config,
@@ -229,7 +229,7 @@ class S3Store:
         """One PUT."""
         md5 = _base64(hashlib.md5(data, usedforsecurity=False).digest())
         try:
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data, ContentMD5=md5)
+            self._client.put_object(Bucket=self._container, Key=self._prefix + name, Body=data, ContentMD5=md5)
         except _errors() as error:
             raise self._translate(error, "write", name) from error
 
@@ -246,19 +246,15 @@ class S3Store:
 
     def _delete_batch(self, batch: Sequence[Any]) -> None:
         try:
-            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
+            answer = self._client.delete_objects(Bucket=self._container, Delete={"Objects": batch, "Quiet": True})
         except _errors() as error:
             raise self._translate(error, "delete", "") from error
         for failed in answer.get("Errors", []):
             if failed.get("Code") != "NoSuchKey":
                 raise UnavailableError(
-                    f"cannot delete `s3://{self._bucket}/{failed.get('Key')}`: {failed.get('Code')}",
+                    f"cannot delete `s3://{self._container}/{failed.get('Key')}`: {failed.get('Code')}",
                     hint="check that the credentials may delete objects there",
                 )
-
-    def spool_dir(self) -> Path:
-        """The machine's folder for temporary files."""
-        return Path(tempfile.gettempdir())
 
     def sweep_unfinished(self, older_than_s: float, is_ours: Callable[[str], bool]) -> int:
         """Abort uploads in parts that nobody will finish: they are billed and never seen. Others' are left alone."""
@@ -266,14 +262,14 @@ class S3Store:
         now = datetime.now(timezone.utc)
         try:
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
+                Bucket=self._container, Prefix=self._prefix
             )
             for page in pages:
                 for upload in page.get("Uploads", []):
                     is_old = (now - upload["Initiated"]).total_seconds() > older_than_s
                     if is_old and is_ours(upload["Key"][len(self._prefix) :]):
                         self._client.abort_multipart_upload(
-                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                            Bucket=self._container, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
                         n_aborted += 1
         except _errors() as error:
@@ -282,20 +278,12 @@ class S3Store:
                 raise self._translate(error, "list uploads of", "") from error
         return n_aborted
 
-    def commit(self) -> None:
-        """Nothing: an object is visible when its PUT is answered."""
-
-    def refresh(self) -> None:
-        """Nothing: every request sees the newest object."""
-
     def probe(self) -> None:
         """Create one name twice: proves access, and that the store keeps the first."""
         prove_write_once(self, "If-None-Match")
 
-    def _translate(self, error: Exception, verb: str, name: str) -> ModalbatchError:
-        if isinstance(error, ModalbatchError):
-            return error
-        return translate(error, verb, f"{self.uri}{name}")
+    def _explain(self, error: Exception, verb: str, uri: str) -> ModalbatchError:
+        return translate(error, verb, uri)
 
 
 class _Stream(io.RawIOBase):

@@ -33,6 +33,14 @@ class Refusal(Enum):
     FINAL = auto()
 
 
+def judge_status(status: int) -> Refusal:
+    """What an HTTP status says by itself; 0: there was no answer."""
+    if status == 412:
+        return Refusal.TAKEN
+    is_final = 300 <= status < 500 and status not in (408, 409, 425, 429)
+    return Refusal.FINAL if is_final else Refusal.AGAIN
+
+
 def create_once(
     data: bytes,
     *,
