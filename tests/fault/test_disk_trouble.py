@@ -32,7 +32,7 @@ folder, sink, run_id, most_bytes = Path(sys.argv[1]), sys.argv[2], sys.argv[3], 
 job = Job(
     name="disk",
     handler=Handler(call="disk_handler:work"),
-    source=Source(uris=("data/*.jsonl",)),
+    source=Source(uris=("data/**/*.jsonl",)),
     sink=Sink(uri=sink),
     retries=Retries(max_retries=1, initial_delay_s=0.01),
 )
@@ -184,6 +184,24 @@ def test_no_file_may_be_so_large(tmp_path: Path) -> None:
     outcome = job.run("first", most_bytes=200_000)
     check_trouble(outcome, r"6 inputs or ranges are not done: disk full: cannot write `\S+` \(File too large\)")
     assert job.check_nothing_half() == set()
+    job.check_continues(0)
+
+
+def test_the_drivers_own_file_has_no_room(disks, tmp_path: Path) -> None:
+    """F54 L: the disk of the driver's temporary index is full: nothing hangs on it but this run."""
+    # Names so long that a few thousand of them are more than the index holds in memory.
+    job, small = Job(tmp_path, tmp_path / "out"), disks("index", "size=64k")
+    deep = tmp_path.joinpath("data", *["d" * 200] * 14)
+    deep.mkdir(parents=True)
+    more = [deep / f"{n}.jsonl" for n in range(4000)]
+    for path in more:
+        path.write_text("\n")
+    outcome = job.run("first", SQLITE_TMPDIR=str(small))
+    message = r"cannot use the driver's temporary file: (disk I/O error|database or disk is full)"
+    check_trouble(outcome, message, "free some space on this machine, then run `apply` again")
+    assert job.check_nothing_half() == set()
+    for path in more:
+        path.unlink()
     job.check_continues(0)
 
 
