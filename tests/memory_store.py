@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from modalbatch.errors import NotFoundError, UnavailableError
-from modalbatch.records import Counts, Part, Receipt, Unit, part_name
+from modalbatch.names import part_name
+from modalbatch.records import Counts, Part, Receipt, Unit
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores import Entry
 

@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from modalbatch.canonical import encode
 from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request
 from modalbatch.job import Handler, Job, Retries, Sink, Source
-from modalbatch.records import Counts, Receipt, Split, Unit, encode
+from modalbatch.records import Counts, Receipt, Split, Unit
 from modalbatch.sinks.objects import ObjectSink
 
 BIG = 8 << 20

@@ -1,45 +1,23 @@
 """What crosses the wire and what stands in a sink: units, splits, receipts, manifests. Runs on: both.
 
-Owns ids, names and JSON forms. Refuses newer formats by name. Reads and writes nothing.
+Owns ids and JSON forms, and no name (`names`) or seal (`canonical`). Reads and writes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from modalbatch.canonical import SINK_FORMAT, Json, check_format, decode, encode, parse_json, seal, unseal
 from modalbatch.errors import StateError
-
-#: Version of receipts, manifests, ledgers and owner.json.
-SINK_FORMAT = 1
-CONTROL = "_modalbatch/"
-OWNER = CONTROL + "owner.json"
-RECEIPTS = CONTROL + "receipts/"
-DEAD = CONTROL + "dead/"
-RUNS = CONTROL + "runs/"
-MANIFESTS = CONTROL + "manifest-"
-SUCCESS = "_SUCCESS"
-PARTS = "part-"
-
-Json = dict[str, Any]
+from modalbatch.names import parse_receipt_name
 
 #: Attempts of a split that began and never ended, and make the next one suspect that the split ends its containers.
 SUSPECT_ENTRIES = 3
 #: As the `high` of a unit: all its lines from `low` on, however many there are.
 ALL_LINES = 1 << 62
-#: Made once: faster, and not what a handler may have put in the place of `json.dumps` and `json.loads`.
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
-_decode = json.JSONDecoder().decode
-
-_RECEIPT = re.compile(RECEIPTS + r"([0-9a-f]{24})\.([0-9a-f]{8})\.g([0-9]+)(?:/([0-9a-f]{32}))?\.json")
-_PART = re.compile(r"part-([0-9a-f]{24})-([0-9a-f]{8})\.[a-z0-9.]+")
-_DEAD = re.compile(DEAD + r"([0-9a-f]{24})-([0-9a-f]{8})\.jsonl")
-_DECISION = re.compile(MANIFESTS + r"([0-9]{6,})-([0-9a-f]{16})\.live")
-_MANIFEST = re.compile(MANIFESTS + r"([0-9]{6,})(?:-([0-9a-f]{16}))?\.json")
 
 
 class Input(NamedTuple):
@@ -157,7 +135,7 @@ class Split:
     @classmethod
     def from_text(cls, text: str) -> Split:
         """The split that `to_text` wrote."""
-        data = _decode(text)
+        data = decode(text)
         data["units"] = tuple(Unit(*unit) for unit in data["units"])
         return cls(**data)
 
@@ -325,43 +303,6 @@ def parse_receipt(data: bytes) -> Receipt:
     return Receipt.from_json(parse_json(data, "receipt"))
 
 
-class ReceiptName(NamedTuple):
-    """A receipt's name, taken apart."""
-
-    split: str
-    fp8: str
-    generation: int
-    #: Empty where the store has conditional create and the name alone is the commit point.
-    attempt: str
-
-
-def receipt_name(split: str, fingerprint: str, generation: int, attempt: str = "") -> str:
-    """`_modalbatch/receipts/<split>.<fp8>.g<n>.json`, or `…/<attempt>.json` below it where creates are not atomic."""
-    stem = f"{RECEIPTS}{split}.{fingerprint[:8]}.g{generation}"
-    return f"{stem}/{attempt}.json" if attempt else f"{stem}.json"
-
-
-def parse_receipt_name(name: str) -> ReceiptName | None:
-    """The pieces of a name of exactly our form, else None."""
-    match = _RECEIPT.fullmatch(name)
-    return ReceiptName(match[1], match[2], int(match[3]), match[4] or "") if match else None
-
-
-def part_name(split: str, attempt: str, suffix: str) -> str:
-    """`part-<split>-<attempt8><suffix>`."""
-    return f"{PARTS}{split}-{attempt[:8]}{suffix}"
-
-
-def dead_name(split: str, attempt: str) -> str:
-    """`_modalbatch/dead/<split>-<attempt8>.jsonl`."""
-    return f"{DEAD}{split}-{attempt[:8]}.jsonl"
-
-
-def is_ours(name: str) -> bool:
-    """Whether a part's or dead letter object's name has exactly our form."""
-    return bool(_PART.fullmatch(name) or _DEAD.fullmatch(name))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """One write-once piece of a manifest: JSON lines, a live receipt each, with its name."""
@@ -431,33 +372,6 @@ class Manifest:
             raise StateError(f"not a manifest: {error!r}") from error
 
 
-def manifest_name(number: int, sha256: str = "") -> str:
-    """`_modalbatch/manifest-000007.json`; with a content hash where creates are not atomic."""
-    return f"{MANIFESTS}{number:06d}{'-' + sha256[:16] if sha256 else ''}.json"
-
-
-def parse_manifest_name(name: str) -> tuple[int, str] | None:
-    """Number and content hash of a name of our form, else None (segments have another form)."""
-    match = _MANIFEST.fullmatch(name)
-    return (int(match[1]), match[2] or "") if match else None
-
-
-def decision_name(number: int, sha256: str) -> str:
-    """`_modalbatch/manifest-000007-<sha16>.live`: which manifest of a number counts, where creates are not atomic."""
-    return f"{MANIFESTS}{number:06d}-{sha256[:16]}.live"
-
-
-def parse_decision_name(name: str) -> tuple[int, str] | None:
-    """Number and content hash of a name of our form, else None."""
-    match = _DECISION.fullmatch(name)
-    return (int(match[1]), match[2]) if match else None
-
-
-def segment_name(number: int, index: int, sha256: str) -> str:
-    """`_modalbatch/manifest-000007.<index>-<sha16>.jsonl`: unique to its content."""
-    return f"{MANIFESTS}{number:06d}.{index:04d}-{sha256[:16]}.jsonl"
-
-
 def actual_uri(uri: str, roots: Mapping[str, str]) -> str:
     """Where a logical URI is read here: the longest matching prefix of `roots` replaced; URIs with a scheme and
     absolute paths stand for themselves unless a root says otherwise."""
@@ -467,64 +381,6 @@ def actual_uri(uri: str, roots: Mapping[str, str]) -> str:
     if "://" in uri or uri.startswith("/") or "" not in roots:
         return uri
     return roots[""].rstrip("/") + "/" + uri
-
-
-def encode(data: object) -> str:
-    """Canonical JSON: sorted keys, no spaces."""
-    return _encode(data)
-
-
-def parse_json(data: bytes, what: str) -> Json:
-    """A JSON object.
-
-    Raises:
-        StateError: torn or altered.
-    """
-    try:
-        plain = json.loads(data)
-    except ValueError as error:
-        raise StateError(f"a {what} is torn or altered: {error}") from error
-    if not isinstance(plain, dict):
-        raise StateError(f"a {what} is altered: not a JSON object")
-    return plain
-
-
-def seal(data: Json) -> bytes:
-    """Canonical JSON with the hash of itself: no byte of it can change unseen."""
-    return encode({**data, "sha256": _seal_of(data)}).encode()
-
-
-def unseal(data: bytes, what: str) -> Json:
-    """What `seal` wrote.
-
-    Raises:
-        StateError: torn, altered or newer.
-    """
-    plain = parse_json(data, what)
-    check_format(plain, what)
-    claimed = plain.pop("sha256", None)
-    # The second test is for changes that JSON does not see, such as white space.
-    if claimed != _seal_of(plain) or seal(plain) != data:
-        raise StateError(f"a {what} is altered: its content is not what its hash says")
-    return plain
-
-
-def _seal_of(data: Json) -> str:
-    return hashlib.sha256(encode(data).encode()).hexdigest()
-
-
-def check_format(data: Mapping[str, Any], what: str) -> None:
-    """Refuse what a later version wrote.
-
-    Raises:
-        StateError: with the hint to upgrade.
-    """
-    found = data.get("format")
-    if found != SINK_FORMAT:
-        raise StateError(
-            f"this {what} has format {found!r}, this version reads up to {SINK_FORMAT}",
-            hint="pip install --upgrade modalbatch",
-        )
 
 
 def total(counts: Iterable[Counts]) -> Counts:

@@ -16,7 +16,7 @@ from typing import Any
 from harness import run_job
 from modalbatch.driver.verify import verify
 from modalbatch.job import Handler, Job, OnError, Retries, Sink, Source
-from modalbatch.records import parse_receipt_name
+from modalbatch.names import parse_receipt_name
 from modalbatch.runtime import slot
 from modalbatch.sinks import open_sink
 from modalbatch.sinks.objects import ObjectSink

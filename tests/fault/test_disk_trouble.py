@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from modalbatch.records import is_ours, parse_manifest_name, parse_receipt_name
+from modalbatch.names import is_ours, parse_manifest_name, parse_receipt_name
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores.local import LocalStore
 from servers import Bucket

@@ -17,7 +17,7 @@ from killing import N_FILES, N_RECORDS, calls, make_job, run_in_process
 
 from modalbatch.driver.verify import verify
 from modalbatch.job import Job
-from modalbatch.records import parse_receipt_name
+from modalbatch.names import parse_receipt_name
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores.local import LocalStore
 

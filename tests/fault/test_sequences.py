@@ -16,7 +16,7 @@ from harness import Pool, module_path, no_report, run_job
 from modalbatch.driver.run import drive
 from modalbatch.driver.runs import Request, ask_to_stop
 from modalbatch.job import Handler, Job, Sink, Source
-from modalbatch.records import is_ours, parse_receipt_name
+from modalbatch.names import is_ours, parse_receipt_name
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores.local import LocalStore
 

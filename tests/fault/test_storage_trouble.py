@@ -16,7 +16,7 @@ import pytest
 from fault_proxy import FaultProxy, Seen
 from harness import Pool, module_path, run_job
 from modalbatch.job import Handler, Job, Retries, Sink, Source
-from modalbatch.records import is_ours, parse_manifest_name, parse_receipt_name
+from modalbatch.names import is_ours, parse_manifest_name, parse_receipt_name
 from modalbatch.sinks import open_sink
 from servers import Bucket, Container
 

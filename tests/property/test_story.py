@@ -9,7 +9,7 @@ import pytest
 
 from memory_store import Memory, MemoryStore
 from modalbatch.driver import runs
-from modalbatch.records import RUNS
+from modalbatch.names import RUNS
 from modalbatch.sinks.objects import ObjectSink
 from scripted_map import Inputs, commit, drive
 

@@ -24,18 +24,8 @@ from typing import TYPE_CHECKING, Any
 from memory_store import Stored
 from modalbatch.driver.verify import verify
 from modalbatch.errors import StateError
-from modalbatch.records import (
-    ALL_LINES,
-    MANIFESTS,
-    Manifest,
-    Receipt,
-    Split,
-    Unit,
-    is_ours,
-    parse_receipt,
-    parse_receipt_name,
-    total,
-)
+from modalbatch.names import MANIFESTS, is_ours, parse_receipt_name
+from modalbatch.records import ALL_LINES, Manifest, Receipt, Split, Unit, parse_receipt, total
 from modalbatch.sinks.objects import ObjectSink
 from sim.actors import Actor
 

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from modalbatch.driver import gone, index, ledger, plan, publish, run, runs, sweep
-from modalbatch.records import digest, manifest_name, parse_receipt_name
+from modalbatch.names import manifest_name, parse_receipt_name
+from modalbatch.records import digest
 from modalbatch.runtime import commit
 from modalbatch.sinks.attempts import AttemptSink
 from modalbatch.sinks.objects import ObjectSink

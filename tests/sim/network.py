@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from memory_store import PAGE, Memory, MemoryStore, Stored
 from modalbatch.errors import StateError, UnavailableError
-from modalbatch.records import DEAD, PARTS, RECEIPTS
+from modalbatch.names import DEAD, PARTS, RECEIPTS
 from modalbatch.stores import Entry
 
 if TYPE_CHECKING:

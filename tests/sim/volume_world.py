@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from memory_store import MemoryStore, Stored
-from modalbatch.records import RECEIPTS, SUCCESS, decision_name, manifest_name, parse_manifest_name
+from modalbatch.names import RECEIPTS, SUCCESS, decision_name, manifest_name, parse_manifest_name
 from modalbatch.sinks.attempts import AttemptSink
 from modalbatch.sinks.objects import ObjectSink
 from sim.actors import Actor, Inline

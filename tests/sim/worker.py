@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modalbatch.canonical import encode
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job
-from modalbatch.records import Counts, Split, encode, total
+from modalbatch.records import Counts, Split, total
 from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.runtime.divide import cut_units

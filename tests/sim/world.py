@@ -23,7 +23,8 @@ from modalbatch.driver.machine import Machine
 from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request
 from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source, fingerprint, hash_code
-from modalbatch.records import RUNS, Split, Unit, parse_manifest_name
+from modalbatch.names import RUNS, parse_manifest_name
+from modalbatch.records import Split, Unit
 from modalbatch.sinks.objects import ObjectSink
 from sim import worker
 from sim.actors import NEVER, Actor, ActorLoop, Inline, Violation

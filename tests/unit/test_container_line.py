@@ -17,13 +17,15 @@ ABOVE: dict[str, set[str]] = {
     "units": set(),
     "gpu": set(),
     "job": {"errors", "units"},
-    "records": {"errors", "units", "job"},
-    "formats": {"errors", "units", "job", "records"},
-    "stores": {"errors", "units", "job", "records"},
-    "sources": {"errors", "units", "job", "records", "formats", "stores"},
-    "sinks": {"errors", "units", "job", "records", "formats", "stores"},
-    "runtime": {"errors", "units", "job", "records", "formats", "stores", "sources", "sinks"},
-    "driver": {"errors", "units", "job", "records", "formats", "stores", "sources", "sinks"},
+    "canonical": {"errors"},
+    "names": set(),
+    "records": {"errors", "canonical", "names"},
+    "formats": {"errors", "units", "job", "canonical", "names", "records"},
+    "stores": {"errors", "units", "job", "canonical", "names", "records"},
+    "sources": {"errors", "units", "job", "canonical", "names", "records", "formats", "stores"},
+    "sinks": {"errors", "units", "job", "canonical", "names", "records", "formats", "stores"},
+    "runtime": {"errors", "units", "job", "canonical", "names", "records", "formats", "stores", "sources", "sinks"},
+    "driver": {"errors", "units", "job", "canonical", "names", "records", "formats", "stores", "sources", "sinks"},
 }
 #: The same below the line; what stands above it is free to use.
 ARROWS: dict[str, set[str]] = {

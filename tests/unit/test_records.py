@@ -8,24 +8,17 @@ from dataclasses import replace
 import pytest
 
 from modalbatch.errors import StateError
-from modalbatch.records import (
-    Counts,
-    Manifest,
-    Part,
-    Receipt,
-    Split,
-    Unit,
-    actual_uri,
+from modalbatch.names import (
     dead_name,
     is_ours,
     manifest_name,
     parse_manifest_name,
-    parse_receipt,
     parse_receipt_name,
     part_name,
     receipt_name,
     segment_name,
 )
+from modalbatch.records import Counts, Manifest, Part, Receipt, Split, Unit, actual_uri, parse_receipt
 
 SPLIT, FP, ATTEMPT = "0123456789abcdef01234567", "ab" * 32, "cd" * 16
 UNIT = Unit("data/a.jsonl", "e" * 64, "10-1", 0, 10, False)

@@ -13,7 +13,7 @@ from modalbatch.cli.operand import find_target, opened
 from modalbatch.errors import NotFoundError, StateError, UsageError
 
 if TYPE_CHECKING:
-    from modalbatch.records import Json
+    from modalbatch.canonical import Json
     from modalbatch.sinks.objects import ObjectSink
 
 _BLOCK_BYTES = 1 << 20

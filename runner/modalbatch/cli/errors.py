@@ -14,8 +14,8 @@ from modalbatch.cli.operand import Target, find_target, opened, shown
 from modalbatch.sinks.letter import has_record
 
 if TYPE_CHECKING:
+    from modalbatch.canonical import Json
     from modalbatch.cli.operand import Found
-    from modalbatch.records import Json
     from modalbatch.report.cluster import Kind
 
 _MAX_RECORD = 100

@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from modalbatch.canonical import Json
 from modalbatch.cli.following import Client, Following
 from modalbatch.cli.operand import RunNote, Target, run_notes, shown
 from modalbatch.driver import runs
@@ -26,7 +27,7 @@ from modalbatch.driver.verdict import judge
 from modalbatch.engines.session import Session
 from modalbatch.engines.staging import Mirror, is_local, refuse_mirror, sink_roots, stage
 from modalbatch.errors import BusyError, ModalbatchError, UsageError
-from modalbatch.records import Json, Manifest
+from modalbatch.records import Manifest
 from modalbatch.report import text
 from modalbatch.report.console import Console
 from modalbatch.report.plan import plan_lines

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
+from modalbatch.canonical import Json
 from modalbatch.driver import runs
 from modalbatch.engines.process import Interrupts
 from modalbatch.errors import ModalbatchError
-from modalbatch.records import Json
 from modalbatch.report.console import Console
 from modalbatch.sinks.objects import ObjectSink
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import click
 
+from modalbatch.canonical import Json
 from modalbatch.cli import json_option
 from modalbatch.cli.operand import find_target
 from modalbatch.cli.status import choose_run, opened_for_runs
 from modalbatch.errors import UsageError
-from modalbatch.records import Json
 
 
 @click.command("logs")

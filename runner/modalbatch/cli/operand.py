@@ -20,7 +20,8 @@ from modalbatch.compiler.state import state_dir, state_path
 from modalbatch.engines.choose import choose_engine
 from modalbatch.errors import ModalbatchError, SpecErrors, UsageError
 from modalbatch.job import Credentials, Job, fingerprint, hash_code
-from modalbatch.records import CONTROL, actual_uri
+from modalbatch.names import CONTROL
+from modalbatch.records import actual_uri
 from modalbatch.sinks import open_existing, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.spec import load_spec

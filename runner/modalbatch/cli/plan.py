@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modalbatch.canonical import Json
 from modalbatch.cli import json_option, print_json
 from modalbatch.cli.operand import Target, find_target, reach, shown
 from modalbatch.errors import UsageError
-from modalbatch.records import Json
 
 if TYPE_CHECKING:
     from modalbatch.driver.runs import Request

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import cast
 
+from modalbatch.canonical import Json
 from modalbatch.cli.operand import Target
 from modalbatch.compiler.emit import write_app
 from modalbatch.driver.runs import Request
@@ -15,7 +16,6 @@ from modalbatch.engines.process import ClientProcess
 from modalbatch.engines.session import open_session
 from modalbatch.engines.staging import sink_roots
 from modalbatch.errors import ModalbatchError, UnavailableError
-from modalbatch.records import Json
 
 
 def ask_app(target: Target, verb: str, *, engine: str | None, **options: object) -> Json:

@@ -14,8 +14,8 @@ from modalbatch.errors import BusyError, UsageError
 from modalbatch.report.text import count
 
 if TYPE_CHECKING:
+    from modalbatch.canonical import Json
     from modalbatch.cli.operand import Target
-    from modalbatch.records import Json
 
 
 @click.command("retry")

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import click
 
+from modalbatch.canonical import Json
 from modalbatch.cli import json_option, print_json
 from modalbatch.cli.operand import Found, Target, find_target, opened, shown
 from modalbatch.cli.runs import local_engine, run_state
 from modalbatch.driver.runs import list_runs
 from modalbatch.errors import BusyError, UsageError
-from modalbatch.records import CONTROL, Json, is_ours
+from modalbatch.names import CONTROL, is_ours
 from modalbatch.report.text import count, quantity
 from modalbatch.sinks.objects import ObjectSink
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from modalbatch.canonical import Json
 from modalbatch.cli import json_option, print_json
 from modalbatch.cli.operand import find_target, opened
-from modalbatch.records import Json
 
 _COLUMNS = ("run", "started", "user", "engine", "state", "in", "out", "dead")
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modalbatch.canonical import Json
 from modalbatch.cli import json_option, print_json
 from modalbatch.cli.operand import Found, Target, find_target, opened, reach, shown
 from modalbatch.errors import UnavailableError, UsageError
-from modalbatch.records import Json
 
 if TYPE_CHECKING:
     from modalbatch.engines.session import Session

@@ -21,8 +21,8 @@ from modalbatch.cli.operand import Target, find_target, opened
 from modalbatch.errors import UsageError
 
 if TYPE_CHECKING:
+    from modalbatch.canonical import Json
     from modalbatch.job import Job
-    from modalbatch.records import Json
 
 #: Seconds that a person may look around: as long as Modal lets a container work.
 _DEBUG_S = 86_400

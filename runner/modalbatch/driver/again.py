@@ -13,12 +13,13 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
+from modalbatch.canonical import Json
 from modalbatch.driver.index import OPEN_RETRIES, Index, receipt_of
 from modalbatch.driver.plan import READERS, Sight, SplitMaker, check_owner, read_sink
 from modalbatch.driver.runs import Request
 from modalbatch.errors import StateError
 from modalbatch.job import Job
-from modalbatch.records import Counts, Json, Receipt, Split
+from modalbatch.records import Counts, Receipt, Split
 from modalbatch.sinks.content import read_lines
 from modalbatch.sinks.letter import is_meant
 from modalbatch.sinks.objects import ObjectSink

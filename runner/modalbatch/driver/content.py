@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
+from modalbatch.canonical import encode
 from modalbatch.driver.proof import Finding
 from modalbatch.errors import CorruptInputError, NotFoundError, UnavailableError
 from modalbatch.formats.compression import infer_compression, open_decompressor
-from modalbatch.records import Part, encode
+from modalbatch.records import Part
 from modalbatch.sinks.content import Hashed
 from modalbatch.stores import Store
 

@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from modalbatch.canonical import encode
 from modalbatch.driver.cover import Piece, choose_pieces, gaps
-from modalbatch.records import ALL_LINES, Counts, Receipt, Unit, encode, parse_receipt_name
+from modalbatch.names import parse_receipt_name
+from modalbatch.records import ALL_LINES, Counts, Receipt, Unit
 
 _SCHEMA = """
 CREATE TABLE object (name TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;

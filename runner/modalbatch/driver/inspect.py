@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from modalbatch.canonical import Json, encode
 from modalbatch.driver import runs
 from modalbatch.driver.content import answer_check
 from modalbatch.driver.plan import Plan, check_owner, plan
@@ -19,7 +20,7 @@ from modalbatch.driver.tally import Group
 from modalbatch.driver.verify import verify
 from modalbatch.errors import InternalError, ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Json, Manifest, Part, Receipt, encode
+from modalbatch.records import Manifest, Part, Receipt
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from modalbatch.errors import ModalbatchError
-from modalbatch.records import (
+from modalbatch.names import (
     DEAD,
     MANIFESTS,
     OWNER,

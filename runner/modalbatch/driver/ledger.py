@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from modalbatch.records import RUNS, SINK_FORMAT, encode
+from modalbatch.canonical import SINK_FORMAT, encode
+from modalbatch.names import RUNS
 from modalbatch.stores import Store
 
 #: Events in one object, and seconds that one may wait.

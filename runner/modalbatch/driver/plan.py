@@ -11,23 +11,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
+from modalbatch.canonical import SINK_FORMAT, Json
 from modalbatch.driver.gone import settle_removed
 from modalbatch.driver.index import Carry, Index
 from modalbatch.driver.tally import Reasons, Tally, reasons, tally
 from modalbatch.errors import NotFoundError, StateError
 from modalbatch.job import Job
-from modalbatch.records import (
-    CONTROL,
-    SINK_FORMAT,
-    Json,
-    Manifest,
-    Receipt,
-    Segment,
-    Split,
-    Unit,
-    is_ours,
-    parse_receipt_name,
-)
+from modalbatch.names import CONTROL, is_ours, parse_receipt_name
+from modalbatch.records import Manifest, Receipt, Segment, Split, Unit
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from modalbatch.records import Counts, Json
+from modalbatch.canonical import Json
+from modalbatch.records import Counts
 
 
 class Finding(NamedTuple):

@@ -9,9 +9,11 @@ import hashlib
 from collections.abc import Iterator
 from itertools import islice
 
+from modalbatch.canonical import encode
 from modalbatch.driver.index import Index
 from modalbatch.driver.plan import Sight, is_live, kept_segments
-from modalbatch.records import Manifest, Receipt, Segment, encode, is_ours, segment_name
+from modalbatch.names import is_ours, segment_name
+from modalbatch.records import Manifest, Receipt, Segment
 from modalbatch.sinks.objects import ObjectSink
 
 #: Receipts in one segment: a run rewrites only the segments that lost one.

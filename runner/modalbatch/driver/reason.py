@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from modalbatch.canonical import encode
 from modalbatch.job import Job, code_files, deciding
-from modalbatch.records import encode
 
 #: Digits of a hash; only for telling "the same" from "another".
 _DIGITS = 12

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
+from modalbatch.canonical import Json
 from modalbatch.driver.again import retry_splits
 from modalbatch.driver.gone import settle_removed
 from modalbatch.driver.plan import SplitMaker, check_not_empty, enumerate_missing
 from modalbatch.driver.settle import Settlement
 from modalbatch.job import Job
-from modalbatch.records import Json, Split
+from modalbatch.records import Split
 from modalbatch.sources import Source
 
 #: Rounds of feeding what came back without a receipt, in which nothing moved on.

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from modalbatch.canonical import Json
 from modalbatch.job import Job, Split
-from modalbatch.records import Json, Unit
+from modalbatch.records import Unit
 from modalbatch.sources import Source
 from modalbatch.sources.files import AUTO_BYTES
 

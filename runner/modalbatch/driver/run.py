@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from modalbatch.canonical import Json, encode
 from modalbatch.driver import runs
 from modalbatch.driver.again import plan_retry
 from modalbatch.driver.feed import Feed
@@ -40,7 +41,7 @@ from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
 from modalbatch.errors import BusyError, FenceError, ModalbatchError, StateError, UnavailableError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Json, Manifest, Split, encode
+from modalbatch.records import Manifest, Split
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source

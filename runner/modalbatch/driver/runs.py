@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modalbatch.canonical import SINK_FORMAT, Json, encode
 from modalbatch.errors import NotFoundError
-from modalbatch.records import RUNS, SINK_FORMAT, Json, encode
+from modalbatch.names import RUNS
 from modalbatch.sinks.objects import ObjectSink
 
 _EPOCH = re.compile(re.escape(RUNS) + r"[^/]+/epoch-([0-9]+)")

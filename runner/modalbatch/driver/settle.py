@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from modalbatch.canonical import Json
 from modalbatch.driver.again import gain
 from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
@@ -18,7 +19,7 @@ from modalbatch.driver.ledger import Ledger
 from modalbatch.driver.verdict import judge
 from modalbatch.errors import FenceError, InternalError, ModalbatchError, UnavailableError
 from modalbatch.job import Job
-from modalbatch.records import Counts, Json, Receipt, Split
+from modalbatch.records import Counts, Receipt, Split
 from modalbatch.sinks.objects import ObjectSink
 
 #: Seconds up to which a split is short.

@@ -12,7 +12,8 @@ from contextlib import closing
 
 from modalbatch.driver.plan import read_receipts
 from modalbatch.driver.runs import longest_timeout_s
-from modalbatch.records import DEAD, PARTS, RECEIPTS, Manifest, Receipt, is_ours, parse_receipt_name
+from modalbatch.names import DEAD, PARTS, RECEIPTS, is_ours, parse_receipt_name
+from modalbatch.records import Manifest, Receipt
 from modalbatch.sinks.objects import ObjectSink
 
 #: Attempts older than this many timeouts never commit (a worker refuses to commit after one).

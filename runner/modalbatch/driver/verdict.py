@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from modalbatch.canonical import Json
 from modalbatch.errors import FenceError, ModalbatchError, UnavailableError
 from modalbatch.job import Job
-from modalbatch.records import Counts, Json, Manifest
+from modalbatch.records import Counts, Manifest
 
 #: A share of failed records is judged after so many, or at the end.
 SHARE_AFTER_RECORDS = 1000

@@ -16,31 +16,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from modalbatch.canonical import Json, encode, parse_json
 from modalbatch.driver.content import MapChecks, check_content, map_checks
 from modalbatch.driver.proof import Finding, Proof
 from modalbatch.driver.runs import list_runs, state_code
 from modalbatch.errors import BusyError, NotFoundError, StateError
-from modalbatch.records import (
-    ALL_LINES,
+from modalbatch.names import (
     CONTROL,
     OWNER,
     PARTS,
     SUCCESS,
-    Counts,
-    Json,
-    Manifest,
-    Part,
-    Receipt,
-    Segment,
-    encode,
     is_ours,
     manifest_name,
-    parse_json,
     parse_manifest_name,
     parse_receipt_name,
-    split_id,
-    total,
 )
+from modalbatch.records import ALL_LINES, Counts, Manifest, Part, Receipt, Segment, split_id, total
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source
 

@@ -23,8 +23,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modalbatch.canonical import Json, encode
 from modalbatch.errors import InternalError, ModalbatchError, UnavailableError, UsageError
-from modalbatch.records import Json, encode
 
 if TYPE_CHECKING:
     import modal

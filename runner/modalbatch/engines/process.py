@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from modalbatch.canonical import Json, encode
 from modalbatch.errors import ModalbatchError, UnavailableError
-from modalbatch.records import Json, encode
 
 if TYPE_CHECKING:
     import modal

@@ -15,22 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from modalbatch.canonical import SINK_FORMAT, encode
 from modalbatch.errors import InputChangedError, StateError, UnavailableError
 from modalbatch.job import Job, data_volume
-from modalbatch.records import (
-    CONTROL,
-    MANIFESTS,
-    OWNER,
-    RECEIPTS,
-    RUNS,
-    SINK_FORMAT,
-    SUCCESS,
-    Part,
-    actual_uri,
-    encode,
-    is_ours,
-    manifest_name,
-)
+from modalbatch.names import CONTROL, MANIFESTS, OWNER, RECEIPTS, RUNS, SUCCESS, is_ours, manifest_name
+from modalbatch.records import Part, actual_uri
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Input
 from modalbatch.stores import Store

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from modalbatch.records import Json
+from modalbatch.canonical import Json
 from modalbatch.sinks.letter import Failing, failing
 
 MOST_KINDS = 1000

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from modalbatch.records import Json
+from modalbatch.canonical import Json
 from modalbatch.report import text
 from modalbatch.report.meter import Meter
 

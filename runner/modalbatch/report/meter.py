@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from modalbatch.records import Json
+from modalbatch.canonical import Json
 
 #: Seconds over which speed is averaged.
 SPAN_S = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modalbatch.records import Json
+from modalbatch.canonical import Json
 from modalbatch.report.text import count, quantity
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from modalbatch.records import Json
+from modalbatch.canonical import Json
 
 if TYPE_CHECKING:
     from modalbatch.records import Manifest

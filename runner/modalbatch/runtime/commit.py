@@ -12,7 +12,8 @@ from typing import Any
 
 from modalbatch.formats import compression
 from modalbatch.job import Job
-from modalbatch.records import Counts, Part, Receipt, Split, dead_name, part_name, total
+from modalbatch.names import dead_name, part_name
+from modalbatch.records import Counts, Part, Receipt, Split, total
 from modalbatch.sinks.objects import ObjectSink
 
 Json = dict[str, Any]

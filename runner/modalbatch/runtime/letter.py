@@ -9,8 +9,9 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
+from modalbatch.canonical import Json
 from modalbatch.formats.jsonl import nesting
-from modalbatch.records import Json, Unit
+from modalbatch.records import Unit
 from modalbatch.runtime.attempts import Item
 from modalbatch.runtime.handler import Failure
 from modalbatch.sources.lines import LongLine

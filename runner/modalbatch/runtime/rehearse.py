@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from modalbatch.canonical import encode
 from modalbatch.formats import open_format
 from modalbatch.job import Job
-from modalbatch.records import encode
 from modalbatch.runtime.attempts import is_of_record
 from modalbatch.runtime.handler import Handler, describe, user_frames
 

@@ -14,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modalbatch.canonical import encode
 from modalbatch.errors import CorruptInputError
 from modalbatch.formats import open_format
 from modalbatch.formats.compression import infer_compression, open_compressor
 from modalbatch.job import Job
-from modalbatch.records import ALL_LINES, Counts, Split, Unit, encode
+from modalbatch.records import ALL_LINES, Counts, Split, Unit
 from modalbatch.runtime.attempts import RAISED, Item, Policy, Runner, UsedSlot, failure
 from modalbatch.runtime.callers import Callers, Work
 from modalbatch.runtime.handler import Failure, Handler, Record, merged, normal

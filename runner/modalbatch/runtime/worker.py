@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modalbatch.canonical import encode
 from modalbatch.errors import ModalbatchError
 from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import SUSPECT_ENTRIES, Split, actual_uri, encode
+from modalbatch.records import SUSPECT_ENTRIES, Split, actual_uri
 from modalbatch.runtime.again import Again, letters_path
 from modalbatch.runtime.carry import carry_over
 from modalbatch.runtime.child import Seat

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from modalbatch.job import volume_paths
-from modalbatch.records import MANIFESTS, RECEIPTS, actual_uri, parse_manifest_name, parse_receipt_name
+from modalbatch.names import MANIFESTS, RECEIPTS, parse_manifest_name, parse_receipt_name
+from modalbatch.records import actual_uri
 from modalbatch.stores import Store, open_store
 
 if TYPE_CHECKING:

@@ -11,16 +11,15 @@ import hashlib
 from collections.abc import Callable
 
 from modalbatch.errors import NotFoundError, StateError
-from modalbatch.records import (
+from modalbatch.names import (
     MANIFESTS,
-    Manifest,
-    Receipt,
     decision_name,
     manifest_name,
     parse_decision_name,
     parse_manifest_name,
     receipt_name,
 )
+from modalbatch.records import Manifest, Receipt
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores import Store
 

@@ -5,7 +5,7 @@ Owns the names of these control objects. Hints, never the truth: a lost one cost
 
 from __future__ import annotations
 
-from modalbatch.records import RUNS
+from modalbatch.names import RUNS
 from modalbatch.sinks.objects import ObjectSink
 
 

@@ -12,25 +12,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
+from modalbatch.canonical import Json, encode, parse_json, seal, unseal
 from modalbatch.errors import NotFoundError, StateError
-from modalbatch.records import (
-    MANIFESTS,
-    OWNER,
-    SUCCESS,
-    Json,
-    Manifest,
-    Part,
-    Receipt,
-    Segment,
-    encode,
-    manifest_name,
-    parse_json,
-    parse_manifest_name,
-    parse_receipt,
-    receipt_name,
-    seal,
-    unseal,
-)
+from modalbatch.names import MANIFESTS, OWNER, SUCCESS, manifest_name, parse_manifest_name, receipt_name
+from modalbatch.records import Manifest, Part, Receipt, Segment, parse_receipt
 from modalbatch.stores import Store
 
 

@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modalbatch.canonical import encode
 from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request
 from modalbatch.errors import NotFoundError
 from modalbatch.job import Handler, Job, Sink, Source
-from modalbatch.records import Counts, Part, Receipt, Split, Unit, encode, part_name, receipt_name
+from modalbatch.names import part_name, receipt_name
+from modalbatch.records import Counts, Part, Receipt, Split, Unit
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores import Entry
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from memory_store import Memory, MemoryStore, put_part
+from modalbatch.canonical import encode
 from modalbatch.driver import runs
 from modalbatch.driver.ledger import Ledger
 from modalbatch.driver.publish import mark_success
 from modalbatch.driver.sweep import sweep
 from modalbatch.errors import StateError, UnavailableError
 from modalbatch.job import Compute
-from modalbatch.records import Manifest, Receipt, Split, encode, receipt_name
+from modalbatch.names import receipt_name
+from modalbatch.records import Manifest, Receipt, Split
 from modalbatch.sinks.attempts import AttemptSink
 from modalbatch.sinks.objects import ObjectSink
 from scripted_map import Inputs, commit, drive, failed

@@ -9,7 +9,8 @@ from modalbatch.driver.gone import settle_removed
 from modalbatch.driver.index import Index
 from modalbatch.driver.plan import Packing, SplitMaker, enumerate_missing, read_sink
 from modalbatch.driver.publish import Moved, publish
-from modalbatch.records import Receipt, Unit, receipt_name
+from modalbatch.names import receipt_name
+from modalbatch.records import Receipt, Unit
 from modalbatch.sinks.objects import ObjectSink
 
 OTHER = "e" * 64

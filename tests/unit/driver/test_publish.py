@@ -7,10 +7,11 @@ import hashlib
 import pytest
 
 from memory_store import FP, Memory, MemoryStore, put_part
+from modalbatch.canonical import encode
 from modalbatch.driver.index import Index
 from modalbatch.driver.plan import Sight
 from modalbatch.driver.publish import Moved, mark_success, publish
-from modalbatch.records import Manifest, Receipt, encode
+from modalbatch.records import Manifest, Receipt
 from modalbatch.sinks.objects import ObjectSink
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from memory_store import Memory, MemoryStore
+from modalbatch.canonical import encode
 from modalbatch.driver import runs
 from modalbatch.driver.plan import Packing, SplitMaker
 from modalbatch.errors import InputChangedError
 from modalbatch.job import Source
-from modalbatch.records import Split, encode
+from modalbatch.records import Split
 from modalbatch.sinks.objects import ObjectSink
 from scripted_map import BIG, Inputs, commit, drive, failed
 

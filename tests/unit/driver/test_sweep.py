@@ -7,7 +7,8 @@ import pytest
 from memory_store import FP, Memory, MemoryStore, names, put_part
 from modalbatch.driver import runs
 from modalbatch.driver.sweep import sweep
-from modalbatch.records import Manifest, Receipt, is_ours, receipt_name
+from modalbatch.names import is_ours, receipt_name
+from modalbatch.records import Manifest, Receipt
 from modalbatch.sinks.objects import ObjectSink
 
 TIMEOUT_S = 100

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from memory_store import Memory, MemoryStore
+from modalbatch.canonical import encode
 from modalbatch.driver.verdict import SHARE_AFTER_RECORDS, judge
 from modalbatch.job import Handler, Job, OnError, Sink, Source
-from modalbatch.records import Counts, Receipt, Split, encode
+from modalbatch.records import Counts, Receipt, Split
 from modalbatch.sinks.objects import ObjectSink
 from scripted_map import Inputs, drive
 

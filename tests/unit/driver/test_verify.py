@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from modalbatch.canonical import encode, seal
 from modalbatch.driver.content import answer_check
 from modalbatch.driver.verify import verify
 from modalbatch.errors import BusyError, UnavailableError
-from modalbatch.records import Manifest, encode, manifest_name, parse_manifest_name, seal, total
+from modalbatch.names import manifest_name, parse_manifest_name
+from modalbatch.records import Manifest, total
 from modalbatch.sinks import open_existing
 from modalbatch.sources import open_source
 from modalbatch.stores import open_store

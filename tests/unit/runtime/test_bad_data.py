@@ -16,7 +16,7 @@ import pytest
 from harness import run_job
 from modalbatch.formats.compression import open_compressor
 from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
-from modalbatch.records import parse_receipt_name
+from modalbatch.names import parse_receipt_name
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.stores.local import LocalStore
 

@@ -11,7 +11,8 @@ import pytest
 
 from memory_store import Memory, MemoryStore
 from modalbatch.job import Compute, Handler, Job, Sink, Source
-from modalbatch.records import Counts, Receipt, Split, Unit, dead_name, part_name, receipt_name
+from modalbatch.names import dead_name, part_name, receipt_name
+from modalbatch.records import Counts, Receipt, Split, Unit
 from modalbatch.runtime.commit import commit_attempt, find_committed
 from modalbatch.sinks.objects import ObjectSink
 

@@ -15,7 +15,8 @@ import pytest
 
 from harness import Pool, module_path, run_job
 from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
-from modalbatch.records import DEAD, PARTS, RECEIPTS, Split
+from modalbatch.names import DEAD, PARTS, RECEIPTS
+from modalbatch.records import Split
 from modalbatch.runtime.handler import Failure
 from modalbatch.runtime.supervise import Suspects
 from modalbatch.sinks.objects import ObjectSink

@@ -12,7 +12,8 @@ import pytest
 from memory_store import FP, Memory, MemoryStore, put_part
 from modalbatch.driver.inventory import delete_all, take_inventory
 from modalbatch.errors import NotFoundError, StateError
-from modalbatch.records import Manifest, decision_name, manifest_name, parse_decision_name
+from modalbatch.names import decision_name, manifest_name, parse_decision_name
+from modalbatch.records import Manifest
 from modalbatch.sinks.attempts import AttemptSink, modal_arbiter
 
 

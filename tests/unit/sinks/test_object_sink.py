@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from memory_store import FP, Memory, MemoryStore, put_part
+from modalbatch.canonical import encode
 from modalbatch.errors import NotFoundError, StateError
-from modalbatch.records import OWNER, SUCCESS, Manifest, Segment, encode, manifest_name, segment_name
+from modalbatch.names import OWNER, SUCCESS, manifest_name, segment_name
+from modalbatch.records import Manifest, Segment
 from modalbatch.sinks.objects import ObjectSink
 
 MANIFEST = Manifest(number=1, run_id="r", accepted=(FP,))
