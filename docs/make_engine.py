@@ -6,13 +6,14 @@ With `--check` it compares only.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from generated import write_or_check
 
 from modalbatch.engines.local.wire import proto
 
@@ -68,18 +69,12 @@ def rpcs() -> str:
 
 def main() -> int:
     """Writes the tables, or with `--check` says how they differ."""
-    old = new = PAGE.read_text()
+    new = PAGE.read_text()
     for name, table in (("features", features()), ("rpcs", rpcs())):
         before, begin, rest = new.partition(BEGIN.format(name))
         _, end, after = rest.partition(END.format(name))
         new = f"{before}{begin}\n{table}\n{end}{after}"
-    if "--check" not in sys.argv:
-        PAGE.write_text(new)
-    elif new != old:
-        sys.stderr.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(PAGE), "generated"))
-        sys.stderr.write(f"{PAGE} is out of date: make format\n")
-        return 1
-    return 0
+    return write_or_check(PAGE, new)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ and without a letter the place is that of the test's file. With `--check` it com
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from generated import write_or_check
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -193,14 +194,7 @@ def page() -> str:
 
 def main() -> int:
     """Writes the page, or with `--check` says how it differs."""
-    old, new = PAGE.read_text() if PAGE.exists() else "", page()
-    if "--check" not in sys.argv:
-        PAGE.write_text(new)
-    elif new != old:
-        sys.stderr.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(PAGE), "generated"))
-        sys.stderr.write(f"{PAGE} is out of date: make format\n")
-        return 1
-    return 0
+    return write_or_check(PAGE, page())
 
 
 if __name__ == "__main__":

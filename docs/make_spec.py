@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import Any
+
+from generated import write_or_check
 
 from modalbatch.spec import schema
 from modalbatch.spec.check import expected, flow_yaml, range_words
@@ -65,14 +66,7 @@ def _flow(value: Any) -> str:
 
 def main() -> int:
     """Writes the page, or with `--check` says how it differs."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    found = PAGE.read_text(encoding="utf-8")
-    lines = found.splitlines(keepends=True), text.splitlines(keepends=True)
-    sys.stdout.writelines(difflib.unified_diff(*lines, "docs/spec.md", "docs/spec.md (from the schema)"))
-    return int(found != text)
+    return write_or_check(PAGE, page())
 
 
 if __name__ == "__main__":
