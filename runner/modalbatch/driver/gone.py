@@ -51,15 +51,11 @@ def _choose_instead(index: Index) -> None:
     rows = index.query("SELECT name FROM receipt WHERE accepted AND NOT chosen ORDER BY generation DESC, name")
     for (name,) in rows:
         receipt = index.receipt(name)
-        if not all(_is_wanted(index, unit.stem) for unit in receipt.units):
+        if not index.wants(receipt.units):
             index.query("DELETE FROM loose WHERE receipt = ?", name)
         elif not any(unit.is_piece for unit in receipt.units):
             index.consider(name, receipt)
     index.choose_loose()
-
-
-def _is_wanted(index: Index, unit_id: str) -> bool:
-    return index.query("SELECT 1 FROM want WHERE unit = ?", unit_id).fetchone() is not None
 
 
 def _keep_gone(index: Index, torn: set[str]) -> None:

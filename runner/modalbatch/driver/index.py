@@ -187,6 +187,10 @@ class Index:
         (text,) = self._db.execute("SELECT json FROM receipt WHERE name = ?", (name,)).fetchone()
         return receipt_of(text)
 
+    def has_receipt(self, name: str) -> bool:
+        """Whether a receipt of that name was listed or accepted."""
+        return self._db.execute("SELECT 1 FROM receipt WHERE name = ?", (name,)).fetchone() is not None
+
     def _is_chosen(self, name: str) -> bool:
         return self._db.execute("SELECT 1 FROM receipt WHERE name = ? AND chosen", (name,)).fetchone() is not None
 
@@ -278,6 +282,11 @@ class Index:
         is_missing = next(self.undone(unit), None) is not None
         self.n_undone += is_missing
         return is_missing
+
+    def wants(self, units: Iterable[Unit]) -> bool:
+        """Whether the source has all of these units, or what they are pieces of."""
+        sql = "SELECT 1 FROM want WHERE unit = ?"
+        return all(self._db.execute(sql, (unit.stem,)).fetchone() for unit in units)
 
     def may_be_done(self, unit: Unit) -> bool:
         """Whether a receipt has it that counts if the source proves to lack what the chosen one has beside it."""

@@ -17,7 +17,7 @@ from modalbatch.driver.index import Carry, Index
 from modalbatch.driver.tally import Reasons, Tally, reasons, tally
 from modalbatch.errors import NotFoundError, StateError
 from modalbatch.job import Job
-from modalbatch.names import CONTROL, is_ours, parse_receipt_name
+from modalbatch.names import CONTROL, RECEIPTS, is_ours, parse_receipt_name
 from modalbatch.records import Manifest, Receipt, Segment, Split, Unit
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source
@@ -127,6 +127,25 @@ def _receipt(sink: ObjectSink, name: str) -> Receipt | None:
         return sink.read_receipt(name)
     except StateError:
         return None  # torn: it counts for nothing, and is retired by the next manifest
+
+
+def unheard_receipts(sink: ObjectSink, maker: SplitMaker) -> Iterator[tuple[str, Receipt]]:
+    """Receipts of wanted units that were written since the sink was read, and that the index has not heard of; lazy.
+
+    A split that was divided has its lines in receipts whose names nobody knows whose answers are lost.
+    """
+
+    def is_new(name: str) -> bool:
+        found = parse_receipt_name(name)
+        # What is older, or known and not read, may be void.
+        is_ours_now = found and found.fp8 == maker.fingerprint[:8] and found.generation >= maker.generation
+        return bool(is_ours_now) and not maker.index.has_receipt(name)
+
+    sink.refresh()
+    names = (entry.name for entry in sink.store.list(RECEIPTS) if is_new(entry.name))
+    for name, receipt in read_receipts(sink, names):
+        if receipt and receipt.fingerprint == maker.fingerprint and maker.index.wants(receipt.units):
+            yield name, receipt
 
 
 def enumerate_missing(source: Source, index: Index) -> Iterator[Unit]:

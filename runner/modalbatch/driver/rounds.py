@@ -47,7 +47,7 @@ class Rounds:
     def next(self) -> Iterator[Split] | None:
         """The splits of the next round; None: there is none. Order: with nothing out."""
         index = self._index
-        self._settlement.look_again(index)
+        self._settlement.look_again(self._maker)
         self._n += 1
         if self._retry is not None:
             return self._again(self._retry["error"])

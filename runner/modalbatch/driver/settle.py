@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from modalbatch.canonical import Json
@@ -16,6 +17,7 @@ from modalbatch.driver.again import gain
 from modalbatch.driver.feed import Feed
 from modalbatch.driver.index import Index
 from modalbatch.driver.ledger import Ledger
+from modalbatch.driver.plan import SplitMaker, unheard_receipts
 from modalbatch.driver.verdict import judge
 from modalbatch.errors import FenceError, InternalError, ModalbatchError, UnavailableError
 from modalbatch.job import Job
@@ -47,8 +49,8 @@ class Settlement:
         self.counts = Counts()
         #: Splits that are done, and that are given up.
         self.n_done = self.n_failed = 0
-        #: Attempts that ended without an answer.
-        self.n_lost = 0
+        #: Attempts that ended without an answer, and so many of them when the sink was looked at again.
+        self.n_lost = self._n_lost_before = 0
         #: Splits that came into being because workers divided others.
         self.n_more = 0
         self.has_accepted = False
@@ -198,18 +200,20 @@ class Settlement:
             self.stop(feed, fence)
         return True
 
-    def look_again(self, index: Index) -> None:
-        """Receipts that could not be seen when they were told of. Order: on the index thread, with nothing out."""
+    def look_again(self, maker: SplitMaker) -> None:
+        """Receipts that could not be seen when they were told of, or of which nobody told. Order: on the index thread,
+        with nothing out."""
         names, self._unseen = self._unseen, []
+        n_lost, self._n_lost_before = self.n_lost - self._n_lost_before, self.n_lost
         try:
             if names:
                 self._sink.refresh()
-            for name in names:
-                receipt = self._sink.read_receipt(name)
-                if receipt is not None and index.accept(name, receipt):
+            told = ((name, receipt) for name in names if (receipt := self._sink.read_receipt(name)))
+            for name, receipt in chain(told, unheard_receipts(self._sink, maker) if n_lost else ()):
+                if maker.index.accept(name, receipt):
                     self.has_accepted = True
                     self.n_done += 1
-                    self.counts = self.counts + gain(index, receipt)
+                    self.counts = self.counts + gain(maker.index, receipt)
                     self._note(receipt)
         except ModalbatchError as error:  # what is not seen is done again
             self._ledger.add("refresh_failed", error=error.message)

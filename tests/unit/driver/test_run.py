@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,25 @@ def test_an_exception_after_the_receipt_runs_nothing_new(sink) -> None:
     assert outcome["exit_code"] == 0
     assert outcome["splits"]["done"] == 5
     assert all(Split.from_text(text).generation == 1 for text in seen)
+
+
+def test_what_was_committed_of_a_divided_split_counts_though_its_answer_is_lost(sink) -> None:
+    """F20 D"""
+
+    def answer(text, nth):
+        split = Split.from_text(text)
+        (unit,) = split.units
+        if unit.is_piece or unit.uri == "u0001":
+            return commit(sink, text)
+        commit(sink, replace(split, units=(unit.piece(0, 5),)).to_text())
+        return RuntimeError("the container is gone")
+
+    outcome, seen, _ = drive(sink, Inputs(3), answer)
+    assert (outcome["exit_code"], outcome["splits"]["done"]) == (0, 5)
+    fed = [(unit.uri, unit.low) for text in seen for unit in Split.from_text(text).units]
+    assert sorted(fed) == [("u0000", 0), ("u0000", 5), ("u0001", 0), ("u0002", 0), ("u0002", 5)]
+    assert set(seen.values()) == {1}
+    assert len(dict(sink.live(sink.newest()))) == 5
 
 
 def test_splits_that_never_answer_end_the_run_for_now(sink) -> None:
