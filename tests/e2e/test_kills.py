@@ -1,4 +1,4 @@
-"""`kill -9` of each process of a run, at three kinds of moments; then `apply` does what is left."""
+"""`kill -9` of each process of a run, at three kinds of moments, on two kinds of sinks; `apply` does what is left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from command import live_records, remaining, write_records
+from command import Command, live_records, remaining, write_records
+from servers import Bucket, s3_bucket, s3_server
+
+__all__ = ["s3_bucket", "s3_server"]
 
 N_FILES, N_RECORDS = 48, 20
 SPEC = """\
@@ -20,8 +23,9 @@ version: 1
 name: killed
 handler: handlers:square
 source: {uri: data/*.jsonl, split: {files: 1}}
-sink: out/
+sink: SINK
 """
+RECEIPTS = "_modalbatch/receipts/"
 HANDLER = """\
 import os
 import time
@@ -85,15 +89,65 @@ def _has_index(pid: int) -> bool:
         return False
 
 
+class Folder:
+    """A sink on the disk of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "out"
+        self.spec = "out/"
+
+    def receipts(self) -> list[str]:
+        """Their names."""
+        return [f"{RECEIPTS}{path.name}" for path in (self.path / RECEIPTS).glob("*.json")]
+
+    def read(self, name: str) -> bytes:
+        """An object."""
+        return (self.path / name).read_bytes()
+
+    def take(self, folder: Path) -> None:
+        """Move everything away."""
+        self.path.rename(folder)
+
+
+class Remote:
+    """A sink in a bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        side = "credentials: {secret: s3, access_key_id: KEY_ID, secret_access_key: SECRET_KEY}"
+        self.spec = f"{{uri: '{bucket.uri}out/', endpoint_url: '{bucket.endpoint_url}', {side}}}"
+        self._bucket, self._client = bucket, bucket.client()
+
+    def _names(self, prefix: str = "") -> list[str]:
+        found = self._client.list_objects_v2(Bucket=self._bucket.name, Prefix=f"out/{prefix}")
+        assert not found["IsTruncated"]
+        return [item["Key"].removeprefix("out/") for item in found.get("Contents", [])]
+
+    def receipts(self) -> list[str]:
+        """Their names."""
+        return self._names(RECEIPTS)
+
+    def read(self, name: str) -> bytes:
+        """An object."""
+        return self._client.get_object(Bucket=self._bucket.name, Key=f"out/{name}")["Body"].read()
+
+    def take(self, folder: Path) -> None:
+        """Move everything away."""
+        for name in self._names():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.read(name))
+            self._client.delete_object(Bucket=self._bucket.name, Key=f"out/{name}")
+
+
 class Killed:
     """A job in a folder, and what is seen of it from outside."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, sink: Folder | Remote) -> None:
+        self.sink = sink
         self.calls_path = folder / "calls"
         self.slow_path = folder / "calls.slow"
         self.slow_path.touch()
-        (folder / "killed.yaml").write_text(SPEC)
+        (folder / "killed.yaml").write_text(SPEC.replace("SINK", sink.spec))
         (folder / "handlers.py").write_text(HANDLER)
         for file in range(N_FILES):
             records = [{"file": file, "n": n, "calls": str(self.calls_path)} for n in range(N_RECORDS)]
@@ -101,7 +155,7 @@ class Killed:
 
     def done(self) -> set[int]:
         """Files whose split has a receipt."""
-        receipts = [json.loads(path.read_text()) for path in (self.folder / "out/_modalbatch/receipts").glob("*.json")]
+        receipts = [json.loads(self.sink.read(name)) for name in self.sink.receipts()]
         return {int(Path(item[0]).stem) for receipt in receipts for item in receipt["inputs"]}
 
     def calls(self) -> list[list[str]]:
@@ -124,14 +178,32 @@ class Killed:
 MOMENTS: dict[str, Callable[[Killed], int]] = {
     "as soon as it is there": lambda job: 1,
     "in the middle of a split": lambda job: len(job.calls()) // 15,
-    "when a split is done": lambda job: len(job.done()),
+    "when a split is done": lambda job: len(job.sink.receipts()),
 }
+
+
+@pytest.fixture
+def remote(modalbatch, s3_bucket) -> Remote:
+    secret = modalbatch.home / "secrets/s3.env"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("KEY_ID=test\nSECRET_KEY=test\nAWS_DEFAULT_REGION=us-east-1\n")
+    return Remote(s3_bucket)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_whatever_is_killed_the_job_is_finished_and_nothing_done_twice(modalbatch, work, moment):
     """F03 L, F05 L, F07 L, F19 L, F20 L"""
-    job, (mark,) = Killed(work), modalbatch.environ
+    _kill_all(modalbatch, work, Folder(work), moment)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_whatever_is_killed_a_job_in_a_bucket_is_finished(modalbatch, work, remote, moment):
+    """F03 S, F05 S, F07 S, F19 S, F20 S"""
+    _kill_all(modalbatch, work, remote, moment)
+
+
+def _kill_all(modalbatch: Command, work: Path, sink: Folder | Remote, moment: str) -> None:
+    job, (mark,) = Killed(work, sink), modalbatch.environ
     run, finished = None, {}
     for n, target in enumerate(TARGETS):
         run = run or modalbatch.start("apply", "killed.yaml")
@@ -160,8 +232,9 @@ def test_whatever_is_killed_the_job_is_finished_and_nothing_done_twice(modalbatc
     assert job.calls_of(done) == calls
     assert {file: job.begun()[file] for file in finished} == finished
     assert modalbatch("verify", "killed.yaml").code == 0
-    (work / "out").rename(work / "disturbed")
+    sink.take(work / "disturbed")
     assert modalbatch("apply", "killed.yaml").code == 0
-    undisturbed = sorted(map(json.dumps, live_records(work / "out")))
+    sink.take(work / "undisturbed")
+    undisturbed = sorted(map(json.dumps, live_records(work / "undisturbed")))
     assert sorted(map(json.dumps, live_records(work / "disturbed"))) == undisturbed
     assert len(undisturbed) == N_FILES * N_RECORDS

@@ -33,6 +33,7 @@ CREATE TABLE receipt (
   json TEXT                    -- null: not read, of another fingerprint, or retired
 ) WITHOUT ROWID;
 CREATE INDEX receipt_split ON receipt (split, fp8);
+CREATE INDEX receipt_broken ON receipt (fp8, generation) WHERE broken;
 CREATE INDEX receipt_heir ON receipt (generation, name) WHERE replaces != '';
 CREATE TABLE cover (unit TEXT PRIMARY KEY, uri TEXT, receipt TEXT, seen INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE INDEX cover_receipt ON cover (receipt);
@@ -336,9 +337,11 @@ class Index:
 
         And higher than every void receipt of pieces: where a split will be divided, nobody knows yet.
         """
-        sql = "SELECT max(generation) FROM receipt WHERE fp8 = ? AND (split = ? OR broken)"
-        highest = self._db.execute(sql, (fingerprint[:8], split)).fetchone()[0]
-        return max(at_least, (highest or 0) + 1)
+        # One by one: together they would look at every receipt, for each split.
+        sql = "SELECT max(generation) FROM receipt WHERE {} AND fp8 = ?"
+        own = self._db.execute(sql.format("split = ?"), (split, fingerprint[:8])).fetchone()[0]
+        broken = self._db.execute(sql.format("broken"), (fingerprint[:8],)).fetchone()[0]
+        return max(at_least, (own or 0) + 1, (broken or 0) + 1)
 
     def query(self, sql: str, *values: Any) -> sqlite3.Cursor:
         """Rows, for who keeps a table of its own here: `driver.again`, `driver.gone`, `driver.tally`."""

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,24 +132,30 @@ async def no_report(progress: Any) -> None:
     pass
 
 
+def runs(folder: Path, n_units: int, versions: list[str]) -> Iterator[Any]:
+    """The outcome of a run with each version of the handler, all over one sink."""
+    sink = ObjectSink(SqliteStore(folder / "sink.db"))
+    for number, version in enumerate(versions):
+        job = Job(
+            name="large",
+            handler=Handler(call="a:b", version=version),
+            source=Source(uris=("s3://bucket/",)),
+            sink=Sink(uri="/nowhere/"),
+        )
+        request = Request(run_id=f"run-{number}", containers=4)
+        run = Run(job, request, mapper(sink), no_report, sink=sink, source=Inputs(n_units))
+        yield asyncio.run(run.conduct())
+
+
 def main() -> None:
-    n_units, versions = int(sys.argv[1]), sys.argv[2:]
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        sink = ObjectSink(SqliteStore(Path(folder) / "sink.db"))
-        for number, version in enumerate(versions):
-            started = time.monotonic()
-            job = Job(
-                name="large",
-                handler=Handler(call="a:b", version=version),
-                source=Source(uris=("s3://bucket/",)),
-                sink=Sink(uri="/nowhere/"),
+        for outcome in runs(Path(folder), int(sys.argv[1]), sys.argv[2:]):
+            peak, ended = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+            print(
+                json.dumps([outcome["exit_code"], outcome["live"]["in"], peak, round(ended - started, 1)]), flush=True
             )
-            request = Request(run_id=f"run-{number}", containers=4)
-            run = Run(job, request, mapper(sink), no_report, sink=sink, source=Inputs(n_units))
-            outcome = asyncio.run(run.conduct())
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            print(json.dumps([outcome["exit_code"], outcome["live"]["in"], peak, round(time.monotonic() - started, 1)]))
-            sys.stdout.flush()
+            started = ended
 
 
 if __name__ == "__main__":
