@@ -122,6 +122,15 @@ class ActorLoop(asyncio.BaseEventLoop):
             self._actor.idle_until_s = 0.0
         return []
 
+    def run_in_executor(self, executor: Any, call: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Here and now; whoever waits hears of it when the loop comes round, as from a thread."""
+        future = self.create_future()
+        try:
+            self.call_soon(_resolve, future, call(*args), None)
+        except Exception as error:
+            self.call_soon(_resolve, future, None, error)
+        return future
+
     def bury(self) -> None:
         """What a killed process leaves in this one: its tasks end without reaching the store."""
         for task in (tasks := asyncio.all_tasks(self)):
@@ -135,6 +144,15 @@ class ActorLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         self._actor.idle_until_s = 0.0
+
+
+def _resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 async def _settled(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -133,7 +133,7 @@ class Checks:
         if manifest.counts != total(receipt.counts for receipt in live.values()):
             raise self.world.violation(f"I6: counts of manifest {manifest.number} are not those of its receipts")
         self._check_cover(manifest, covered, writer)
-        self.before = {key: value for key, value in vars(self).items() if key != "before"}
+        self.before = dict(vars(self))
         self.newest, self.live, self.last = manifest.number, live, manifest
         self.live_objects = {*live, *named}
         self.retired = self.retired | set(manifest.retired)

@@ -1,4 +1,4 @@
-"""What the index does for a split does not grow with the number of splits: one query that scans makes days of minutes."""
+"""What the index does for a split does not grow with the number of splits: a query that scans makes days of minutes."""
 
 from __future__ import annotations
 
