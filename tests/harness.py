@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from modalbatch.driver.run import drive
+from modalbatch.driver.drive import drive
 from modalbatch.driver.runs import Request
 from modalbatch.job import Job
 from modalbatch.runtime.worker import Worker

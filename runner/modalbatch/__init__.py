@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import modal
 
     from modalbatch.cli.follow import follow
+    from modalbatch.driver.drive import drive
     from modalbatch.driver.inspect import inspect
-    from modalbatch.driver.run import drive
     from modalbatch.runtime.handler import Reject, Retry
     from modalbatch.runtime.worker import Worker
 
@@ -26,7 +26,7 @@ _HOME = {
     "Reject": "modalbatch.runtime.handler",
     "Retry": "modalbatch.runtime.handler",
     "Worker": "modalbatch.runtime.worker",
-    "drive": "modalbatch.driver.run",
+    "drive": "modalbatch.driver.drive",
     "follow": "modalbatch.cli.follow",
     "inspect": "modalbatch.driver.inspect",
 }

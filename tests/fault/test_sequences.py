@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import Pool, module_path, no_report, run_job
-from modalbatch.driver.run import drive
+from modalbatch.driver.drive import drive
 from modalbatch.driver.runs import Request, ask_to_stop
 from modalbatch.job import Handler, Job, Sink, Source
 from modalbatch.names import is_ours, parse_receipt_name

@@ -22,7 +22,8 @@ from memory_store import MemoryStore, Stored
 from modalbatch.driver.machine import Machine
 from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request
-from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
 from modalbatch.names import RUNS, parse_manifest_name
 from modalbatch.records import Split, Unit
 from modalbatch.sinks.objects import ObjectSink

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modalbatch.fingerprint import fingerprint, hash_code
 from modalbatch.job import (
     Compute,
     Credentials,
@@ -21,8 +22,6 @@ from modalbatch.job import (
     Source,
     Split,
     VolumeRef,
-    fingerprint,
-    hash_code,
 )
 
 PINNED = Path(__file__).parents[1] / "golden/fingerprints.json"

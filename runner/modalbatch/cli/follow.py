@@ -54,7 +54,7 @@ def _follow(data: Mapping[str, Any], drive: modal.Function[..., Any, Any], spec_
 def _target(job: Job, spec_dir: Path) -> Target:
     from modalbatch.cli.operand import Target
     from modalbatch.compiler.state import state_dir
-    from modalbatch.job import fingerprint, hash_code
+    from modalbatch.fingerprint import fingerprint, hash_code
     from modalbatch.records import actual_uri
 
     roots = {"": f"{spec_dir}/"}

@@ -19,7 +19,8 @@ from modalbatch.compiler.resolve import resolve
 from modalbatch.compiler.state import state_dir, state_path
 from modalbatch.engines.choose import choose_engine
 from modalbatch.errors import ModalbatchError, SpecErrors, UsageError
-from modalbatch.job import Credentials, Job, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Credentials, Job
 from modalbatch.names import CONTROL
 from modalbatch.records import actual_uri
 from modalbatch.sinks import open_existing, open_sink

@@ -17,7 +17,8 @@ from modalbatch import __version__
 from modalbatch.compiler import expressions
 from modalbatch.compiler.layout import assign, fit
 from modalbatch.compiler.state import app_file, default_path, state_dir
-from modalbatch.job import Job, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Job
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -19,7 +19,8 @@ from modalbatch.driver.rule import cut_job
 from modalbatch.driver.tally import Group
 from modalbatch.driver.verify import verify
 from modalbatch.errors import InternalError, ModalbatchError
-from modalbatch.job import Job, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Job
 from modalbatch.records import Manifest, Part, Receipt
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from modalbatch.canonical import encode
-from modalbatch.job import Job, code_files, deciding
+from modalbatch.fingerprint import code_files, deciding
+from modalbatch.job import Job
 
 #: Digits of a hash; only for telling "the same" from "another".
 _DIGITS = 12

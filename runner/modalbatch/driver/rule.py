@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modalbatch.canonical import Json
-from modalbatch.job import Job, Split
-from modalbatch.records import Unit
+from modalbatch.driver.runs import Request
+from modalbatch.job import Job
+from modalbatch.job import Split as SplitRule
+from modalbatch.records import Split, Unit
 from modalbatch.sources import Source
 from modalbatch.sources.files import AUTO_BYTES
 
@@ -28,16 +30,16 @@ SPLITS_PER_SLOT = 2
 
 def is_to_be_measured(job: Job, owner: Json | None) -> bool:
     """Whether a first run should look how slow the handler is before it cuts."""
-    is_auto = job.source.split == Split()
+    is_auto = job.source.split == SplitRule()
     return owner is None and is_auto and (bool(job.compute.gpu) or job.handler.batch_size is not None)
 
 
 def cut_job(job: Job, owner: Json | None) -> Job:
     """The job with the rule that its sink keeps, for cutting only: the fingerprint is that of the spec."""
     kept = (owner or {}).get("split") or {}
-    if job.source.split != Split() or not kept.get("measured"):
+    if job.source.split != SplitRule() or not kept.get("measured"):
         return job
-    return replace(job, source=replace(job.source, split=Split(bytes=kept["bytes"])))
+    return replace(job, source=replace(job.source, split=SplitRule(bytes=kept["bytes"])))
 
 
 def is_measured(job: Job, owner: Json | None) -> bool:
@@ -51,6 +53,17 @@ class Sample:
 
     unit: Unit
     total_bytes: int
+
+    def split(self, request: Request, fingerprint: str) -> Split:
+        """The piece, as what a worker processes and throws away."""
+        return Split(
+            units=(self.unit,),
+            generation=0,
+            fingerprint=fingerprint,
+            run_id=request.run_id,
+            roots=request.roots,
+            is_sample=True,
+        )
 
 
 def sample_of(source: Source) -> Sample | None:

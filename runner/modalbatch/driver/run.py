@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from modalbatch.canonical import Json, encode
+from modalbatch.canonical import Json
 from modalbatch.driver import runs
 from modalbatch.driver.again import plan_retry
 from modalbatch.driver.feed import Feed
@@ -40,8 +40,9 @@ from modalbatch.driver.settle import Settlement, as_ours
 from modalbatch.driver.sweep import sweep
 from modalbatch.driver.verdict import Verdict, judge
 from modalbatch.errors import BusyError, FenceError, ModalbatchError, StateError, UnavailableError
-from modalbatch.job import Job, fingerprint, hash_code
-from modalbatch.records import Manifest, Split
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Job
+from modalbatch.records import Manifest
 from modalbatch.sinks import live_parts, open_sink
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import Source, open_source
@@ -56,36 +57,6 @@ Spawn = Callable[[str], Awaitable[Any]]
 WINDOW_PER_SLOT = 3
 #: Times that everything may be planned again because the sink moved.
 MAX_PLANS = 5
-
-
-async def drive(
-    job: Mapping[str, Any],
-    request: str,
-    map_splits: Map,
-    report: Report | None = None,
-    *,
-    successor: Spawn | None = None,
-) -> str:
-    """Run the job; JSON text of the outcome: `status`, `exit_code`, counts, and what went wrong.
-
-    `successor`: starts this function once more; a driver whose time is over hands the run over to it, and the outcome
-    has its `call_id`. Never raises for what a person can mend: that is in the outcome. Retry-safe: yes; another driver
-    may take over.
-    """
-    asked, report = runs.Request.from_text(request), report or _modal_report(job)
-    return encode(await Run(Job.from_json(dict(job)), asked, map_splits, report, successor=successor).conduct())
-
-
-def _modal_report(job: Mapping[str, Any]) -> Report:
-    async def report(progress: Json) -> None:
-        import modal
-
-        entries = modal.Dict.from_name(f"modalbatch-{job['name']}", create_if_missing=True)
-        # Whoever follows the run later finds the driver that is alive now.
-        text = encode({**progress, "call_id": modal.current_function_call_id()})
-        await entries.put.aio(progress["run_id"], text)
-
-    return report
 
 
 class Run:
@@ -225,16 +196,8 @@ class Run:
             return None
         self.phase = "measuring"
         request = self.request
-        split = Split(
-            units=(sample.unit,),
-            generation=0,
-            fingerprint=self.fingerprint,
-            run_id=request.run_id,
-            roots=request.roots,
-            is_sample=True,
-        )
         try:
-            seconds = await measure(self._map, split.to_text())
+            seconds = await measure(self._map, sample.split(request, self.fingerprint))
         except Exception as error:
             raise _engine_gone(error) from error
         n_slots = request.containers * self.job.handler.slots

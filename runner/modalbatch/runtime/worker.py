@@ -18,7 +18,8 @@ from typing import Any
 
 from modalbatch.canonical import encode
 from modalbatch.errors import ModalbatchError
-from modalbatch.job import Job, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Job
 from modalbatch.records import SUSPECT_ENTRIES, Split, actual_uri
 from modalbatch.runtime.again import Again, letters_path
 from modalbatch.runtime.carry import carry_over

@@ -13,7 +13,8 @@ from modalbatch.cli.operand import RunNote, SinkOnly, Target, find_target, load_
 from modalbatch.cli.runs import run_state
 from modalbatch.cli.status import choose_run
 from modalbatch.errors import ModalbatchError, UsageError
-from modalbatch.job import Credentials, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Credentials
 from sample_sink import Sample
 
 

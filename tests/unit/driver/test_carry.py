@@ -13,7 +13,8 @@ import pytest
 from harness import Pool, module_path, run_job
 from modalbatch.driver.plan import plan
 from modalbatch.driver.verify import verify
-from modalbatch.job import Handler, Job, OnError, Retries, Sink, Source, Split, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Handler, Job, OnError, Retries, Sink, Source, Split
 from modalbatch.sinks.objects import ObjectSink
 from modalbatch.sources import open_source
 from modalbatch.stores.local import LocalStore

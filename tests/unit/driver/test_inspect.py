@@ -13,7 +13,8 @@ from harness import module_path
 from modalbatch.driver.inspect import inspect
 from modalbatch.driver.reason import changed, leaves
 from modalbatch.driver.verify import verify
-from modalbatch.job import Handler, Job, Sink, Source, fingerprint, hash_code
+from modalbatch.fingerprint import fingerprint, hash_code
+from modalbatch.job import Handler, Job, Sink, Source
 from sample_sink import Sample, filled
 
 
