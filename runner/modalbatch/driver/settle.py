@@ -36,6 +36,9 @@ MAX_LATER_FAILED_STARTS = 20
 #: Attempts of one split that may each end in a call that hangs: halving a large batch takes many.
 MAX_SEARCHES = 20
 
+#: Times that a run lists its receipts because answers were lost: after that it is cheaper to do a little again.
+MAX_LISTINGS = 3
+
 #: Runs something that waits for disk or network elsewhere than in the event loop.
 Off = Callable[..., Awaitable[Any]]
 
@@ -49,8 +52,8 @@ class Settlement:
         self.counts = Counts()
         #: Splits that are done, and that are given up.
         self.n_done = self.n_failed = 0
-        #: Attempts that ended without an answer, and so many of them when the sink was looked at again.
-        self.n_lost = self._n_lost_before = 0
+        #: Attempts that ended without an answer, and so many of them when the receipts were listed.
+        self.n_lost = self._n_lost_before = self._n_listings = 0
         #: Splits that came into being because workers divided others.
         self.n_more = 0
         self.has_accepted = False
@@ -204,12 +207,13 @@ class Settlement:
         """Receipts that could not be seen when they were told of, or of which nobody told. Order: on the index thread,
         with nothing out."""
         names, self._unseen = self._unseen, []
-        n_lost, self._n_lost_before = self.n_lost - self._n_lost_before, self.n_lost
+        is_listed = self.n_lost > self._n_lost_before and self._n_listings < MAX_LISTINGS
+        self._n_lost_before, self._n_listings = self.n_lost, self._n_listings + is_listed
         try:
             if names:
                 self._sink.refresh()
             told = ((name, receipt) for name in names if (receipt := self._sink.read_receipt(name)))
-            for name, receipt in chain(told, unheard_receipts(self._sink, maker) if n_lost else ()):
+            for name, receipt in chain(told, unheard_receipts(self._sink, maker) if is_listed else ()):
                 if maker.index.accept(name, receipt):
                     self.has_accepted = True
                     self.n_done += 1
