@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from memory_store import Stored
@@ -142,7 +143,7 @@ class Checks:
         stored = self.world.truth.objects.get(name)
         if stored is None and name in self.world.vandalised:
             return
-        if stored is None or Receipt.from_json(json.loads(stored.data)) != receipt:
+        if stored is None or _receipt_in(stored.data) != receipt:
             raise self.world.violation(f"I2: `{name}` is live and gone or altered")
         if receipt.counts != total(receipt.unit_counts) or not receipt.counts.balances():
             raise self.world.violation(f"I6: `{name}` does not balance")
@@ -158,13 +159,13 @@ class Checks:
             return
         if stored is None or hashlib.sha256(stored.data).hexdigest() != sha256:
             raise self.world.violation(f"I2: `{name}` is live and gone or altered")
-        lines = [json.loads(line) for line in stored.data.splitlines()]
+        lines = _lines_in(stored.data)
         n_lines = [counts.dead if is_dead else counts.out for counts in receipt.unit_counts]
-        if [line["unit"] for line in lines] != [
+        if [unit for unit, _ in lines] != [
             unit.id for unit, n in zip(receipt.units, n_lines, strict=True) for _ in range(n)
         ]:
             raise self.world.violation(f"I6: `{name}` is not what its receipt says of each input")
-        attempts = {line["attempt"] for line in lines}
+        attempts = {attempt for _, attempt in lines}
         if len(attempts) > 1 or (receipt.attempt not in self.world.carried and attempts - {receipt.attempt}):
             raise self.world.violation(f"I7: `{name}` is not of its receipt's attempt")
 
@@ -251,3 +252,14 @@ class Checks:
 
     def _sink(self) -> ObjectSink:
         return self.world.look()
+
+
+@lru_cache(4096)
+def _receipt_in(data: bytes) -> Receipt:
+    return Receipt.from_json(json.loads(data))
+
+
+@lru_cache(4096)
+def _lines_in(data: bytes) -> list[tuple[str, str]]:
+    """Unit and attempt of each line of a part."""
+    return [(line["unit"], line["attempt"]) for line in map(json.loads, data.splitlines())]

@@ -11,14 +11,16 @@ import asyncio
 import heapq
 import itertools
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from greenlet import getcurrent
 
 from memory_store import MemoryStore, Stored
+from modalbatch.driver.index import open_database
 from modalbatch.driver.machine import Machine
 from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request
@@ -38,6 +40,21 @@ PLATFORM_KILLS_S = {"worker": 2 * TIMEOUT_S, "driver": 86_400}
 #: Steps after which an `apply` that nothing disturbs waits for ever.
 MOST_STEPS = 20_000
 FAULTS = ("lost", "no reply", "late", "twice")
+
+
+class Database(sqlite3.Connection):
+    """An index's, emptied and used again: with its tables and statements it is made in a fifth of the time."""
+
+    _free: ClassVar[list[Database]] = []
+
+    @classmethod
+    def get(cls) -> sqlite3.Connection:
+        return cls._free.pop() if cls._free else open_database(cls)
+
+    def close(self) -> None:
+        for (table,) in self.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            self.execute(f"DELETE FROM {table}")
+        self._free.append(self)
 
 
 class Inputs:
@@ -213,6 +230,7 @@ class World:
             now=self.machine_clock_s,
             monotonic=lambda: self.time_s,
             token=lambda n_bytes: f"{self.rng.getrandbits(8 * n_bytes):0{2 * n_bytes}x}",
+            database=Database.get,
         )
 
     def _map(self, driver: Actor, loop: ActorLoop, job: Job, is_quiet: bool) -> Callable[..., Any]:

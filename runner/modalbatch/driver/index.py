@@ -78,15 +78,21 @@ class Totals(NamedTuple):
     part_bytes: int
 
 
+def open_database(factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
+    """An empty one, without a name: SQLite spills it into a file when the cache is full, and removes that by itself."""
+    database = sqlite3.connect("", isolation_level=None, check_same_thread=False, factory=factory)
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute("PRAGMA cache_size = -16000")
+    database.executescript("BEGIN;" + _SCHEMA)
+    return database
+
+
 class Index:
     """One plan's working memory."""
 
-    def __init__(self) -> None:
-        # A database without a name: SQLite spills it into a file when the cache is full, and removes that by itself.
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA cache_size = -16000")
-        self._db.executescript("BEGIN;" + _SCHEMA)
+    def __init__(self, database: sqlite3.Connection | None = None) -> None:
+        """`database`: one of `open_database`."""
+        self._db = database or open_database()
         self._seq = 0
         #: Wanted units of which something was not done when they were noted.
         self.n_undone = 0

@@ -1,4 +1,4 @@
-"""What a driver has of the machine below it: threads, clocks, chance. Runs on: both.
+"""What a driver has of the machine below it: threads, clocks, chance, a scratch file. Runs on: both.
 
 Owns nothing of the run: a simulation puts a machine of its own in place.
 """
@@ -6,10 +6,13 @@ Owns nothing of the run: a simulation puts a machine of its own in place.
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+
+from modalbatch.driver.index import open_database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +27,5 @@ class Machine:
     monotonic: Callable[[], float] = time.monotonic
     #: So many random bytes, in hex.
     token: Callable[[int], str] = secrets.token_hex
+    #: An empty database for an index.
+    database: Callable[[], sqlite3.Connection] = open_database

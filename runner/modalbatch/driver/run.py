@@ -172,7 +172,7 @@ class Run:
         measured = await self._measure() if is_measured else None
         await self._off(self._begin, measured)
         for _ in range(MAX_PLANS):
-            index = Index()
+            index = Index(self._machine.database())
             try:
                 verdict = await self._plan_and_run(index)
             except Moved as moved:
