@@ -121,8 +121,7 @@ F70 LSDV | `verify` after each of these | whole, or the exact name
 UNPROVEN = {
     "F12 S": "what a signal does is decided before any store is asked: shown on a disk",
     "F13 S": "as F12",
-    "F14 L": "a real driver that sleeps: the simulation freezes drivers at every step",
-    "F14 S": "as on a disk",
+    "F14 S": "a driver that sleeps asks no store: shown on a disk",
     "F28 S": "which records fail has nothing to do with the store: shown on a disk",
     "F52 L": "nothing is written through a buffer: each write says by itself whether there was room (F50, F51)",
     "F54 S": "the ledger lies in the sink: it has room where the sink has",
