@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import io
 import json
+import os
 import resource
 import sqlite3
 import sys
@@ -40,7 +41,9 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000;")
-        self._db.execute("CREATE TABLE object (name TEXT PRIMARY KEY, data BLOB, bytes INTEGER) WITHOUT ROWID")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS object (name TEXT PRIMARY KEY, data BLOB, bytes INTEGER) WITHOUT ROWID"
+        )
         self._lock = threading.Lock()
 
     def _run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -104,9 +107,16 @@ class Inputs:
             yield Unit(uri, f"{n:032x}", f"{n:032x}", 0, UNIT_BYTES, False)
 
 
-def mapper(sink: ObjectSink) -> Any:
+def mapper(sink: ObjectSink, kill_at: int | None = None) -> Any:
+    """Workers that have nothing to do; `kill_at`: after so many splits the process is no more."""
+    n_splits = 0
+
     async def map_splits(feed: Any, **options: Any) -> Any:
+        nonlocal n_splits
         async for text in feed:
+            if n_splits == kill_at:
+                os._exit(9)
+            n_splits += 1
             split = Split.from_text(text)
             attempt = hashlib.md5(text.encode()).hexdigest()
             part = Part(part_name(split.id, attempt, ".jsonl"), 1000, "0" * 64, 10)
@@ -132,8 +142,8 @@ async def no_report(progress: Any) -> None:
     pass
 
 
-def runs(folder: Path, n_units: int, versions: list[str]) -> Iterator[Any]:
-    """The outcome of a run with each version of the handler, all over one sink."""
+def runs(folder: Path, n_units: int, versions: list[str], kill_at: int | None = None) -> Iterator[Any]:
+    """The outcome of a run with each version of the handler, all over one sink that may be there already."""
     sink = ObjectSink(SqliteStore(folder / "sink.db"))
     for number, version in enumerate(versions):
         job = Job(
@@ -143,7 +153,7 @@ def runs(folder: Path, n_units: int, versions: list[str]) -> Iterator[Any]:
             sink=Sink(uri="/nowhere/"),
         )
         request = Request(run_id=f"run-{number}", containers=4)
-        run = Run(job, request, mapper(sink), no_report, sink=sink, source=Inputs(n_units))
+        run = Run(job, request, mapper(sink, kill_at), no_report, sink=sink, source=Inputs(n_units))
         yield asyncio.run(run.conduct())
 
 
