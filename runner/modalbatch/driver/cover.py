@@ -35,11 +35,6 @@ def choose_pieces(pieces: Iterable[Piece]) -> list[Piece]:
             onward[low] = fitting[0]
     chosen: list[Piece] = []
     at = 0
-    if 0 in onward:
-        while at != ALL_LINES:
-            chosen.append(onward[at])
-            at = onward[at].high
-        return chosen
     for low in sorted(by_low):
         if low >= at:
             # What leads to the end is never worse; else what is longest.
