@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -40,9 +40,20 @@ def command(operand: str | None, as_json: bool) -> int:
     path = found.state_path / "engine" / "logs" / f"{app_id}.log"
     if not path.exists():
         raise UsageError(f"run {run['run_id']} left no log on this machine: `{path}` does not exist")
-    for item in _entries(path):
-        sys.stdout.write(json.dumps(item, ensure_ascii=False) + "\n" if as_json else item["text"])
+    entries = _entries(path)
+    for text in (json.dumps(item, ensure_ascii=False) + "\n" for item in entries) if as_json else whole_lines(entries):
+        sys.stdout.write(text)
     return 0
+
+
+def whole_lines(entries: Iterable[Json]) -> Iterator[str]:
+    """The lines of all containers in the order in which they ended: none tears another's, which came in pieces."""
+    begun: dict[tuple[str, str], str] = {}
+    for item in entries:
+        key = item["container"], item["source"]
+        *lines, begun[key] = (begun.get(key, "") + item["text"]).split("\n")
+        yield from (f"{line}\n" for line in lines)
+    yield from begun.values()
 
 
 def _entries(path: Path) -> Iterator[Json]:

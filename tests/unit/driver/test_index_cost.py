@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from modalbatch.driver import run
@@ -22,8 +24,8 @@ def _steps_a_split(folder, monkeypatch, n_units: int, versions: list[str]) -> li
         n_steps += STEP
 
     class Counted(Index):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, database: sqlite3.Connection) -> None:
+            super().__init__(database)
             self._db.set_progress_handler(note, STEP)
 
     monkeypatch.setattr(run, "Index", Counted)
