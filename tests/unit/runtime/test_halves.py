@@ -195,6 +195,20 @@ def test_the_break_of_an_archive_is_its_last_line(tmp_path) -> None:
     assert second.units[0].high == ALL_LINES
 
 
+@pytest.mark.parametrize("n_units", [2, 3, 4, 9])
+def test_half_of_the_units_and_none_is_left_out(n_units: int) -> None:
+    units = tuple(unit(f"{n}") for n in range(n_units))
+    first, second = halves(FileSource(Source(uris=("x",)), {}), split_of(*units))
+    assert (len(first.units), first.units + second.units) == (n_units // 2, units)
+
+
+def test_what_is_lost_of_a_broken_archive_counts_as_a_line(tmp_path: Path) -> None:
+    broken = gzip.compress(b'{"n": 1}\n') + gzip.compress(b'{"n": 2}\n' * 9)[:14]
+    source, split = on_disk(tmp_path, a_jsonl_gz=broken)
+    first, second = halves(source, split)
+    assert [(item.units[0].low, item.units[0].high) for item in (first, second)] == [(0, 1), (1, ALL_LINES)]
+
+
 def test_a_line_that_is_condemned_is_the_only_one_of_its_split() -> None:
     known = Suspects.from_json(condemned(split_of(PIECE), 3).suspects)
     how = "its container ended each of the 3 times that it was processed"
