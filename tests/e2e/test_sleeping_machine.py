@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 
 from command import live_records, remaining
 from e2e.test_kills import N_FILES, N_RECORDS, Family, Folder, Killed
+
+
+def _tell(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, number)
 
 
 def test_who_wakes_up_changes_nothing(modalbatch, work):
@@ -17,9 +24,8 @@ def test_who_wakes_up_changes_nothing(modalbatch, work):
     run = modalbatch.start("apply", "killed.yaml", "--json")
     while not (len(sink.receipts()) >= 3 and (asleep := Family(run.process.pid).pids["everything"])):
         assert run.process.poll() is None, run.end()
-    for pid in asleep:
-        os.kill(pid, signal.SIGSTOP)
     try:
+        _tell(asleep, signal.SIGSTOP)
         done = job.done()
         job.slow_path.unlink()
         other = replace(modalbatch, home=work / "elsewhere")("apply", "killed.yaml", "--json")
@@ -27,8 +33,7 @@ def test_who_wakes_up_changes_nothing(modalbatch, work):
         assert len(done) <= other.json["splits"]["kept"] < N_FILES
         before = sink.read("_SUCCESS")
     finally:
-        for pid in asleep:
-            os.kill(pid, signal.SIGCONT)
+        _tell(asleep, signal.SIGCONT)
     first = run.end()
     assert first.code == 0, first.err
     assert sink.read("_SUCCESS") == before

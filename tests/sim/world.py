@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,10 +21,10 @@ from typing import Any, ClassVar
 from greenlet import getcurrent
 
 from memory_store import MemoryStore, Stored
-from modalbatch.driver.index import open_database
 from modalbatch.driver.machine import Machine
 from modalbatch.driver.run import Run
 from modalbatch.driver.runs import Request
+from modalbatch.driver.tables import open_database
 from modalbatch.fingerprint import fingerprint, hash_code
 from modalbatch.job import Compute, Handler, Job, OnError, Retries, Sink, Source
 from modalbatch.names import RUNS, parse_manifest_name
@@ -55,6 +56,10 @@ class Database(sqlite3.Connection):
         for (table,) in self.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             self.execute(f"DELETE FROM {table}")
         self._free.append(self)
+
+
+# A connection does not survive a fork.
+os.register_at_fork(after_in_child=Database._free.clear)
 
 
 class Inputs:

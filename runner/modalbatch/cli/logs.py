@@ -53,7 +53,7 @@ def whole_lines(entries: Iterable[Json]) -> Iterator[str]:
         key = item["container"], item["source"]
         *lines, begun[key] = (begun.get(key, "") + item["text"]).split("\n")
         yield from (f"{line}\n" for line in lines)
-    yield from begun.values()
+    yield from (f"{rest}\n" for rest in begun.values() if rest)
 
 
 def _entries(path: Path) -> Iterator[Json]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from modalbatch.driver.index import open_database
+from modalbatch.driver.tables import open_database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,14 @@ Runs on: both. Owns no request.
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
 from modalbatch.errors import ModalbatchError
 
 
-class ObjectStore:
+class ObjectStore(ABC):
     """Objects below one prefix of a container, as Azure calls it, or bucket."""
 
     def __init__(self, uri: str, *, is_conditional: bool, sleep: Callable[[float], None], page_count: int) -> None:
@@ -27,15 +28,15 @@ class ObjectStore:
         """The machine's folder for temporary files."""
         return Path(tempfile.gettempdir())
 
-    def commit(self) -> None:
+    def commit(self) -> None:  # noqa: B027
         """Nothing: an object is visible when its request is answered."""
 
-    def refresh(self) -> None:
+    def refresh(self) -> None:  # noqa: B027
         """Nothing: every request sees the newest object."""
 
     def _translate(self, error: Exception, verb: str, name: str) -> ModalbatchError:
         return error if isinstance(error, ModalbatchError) else self._explain(error, verb, f"{self.uri}{name}")
 
+    @abstractmethod
     def _explain(self, error: Exception, verb: str, uri: str) -> ModalbatchError:
         """What a person can do about a failed request."""
-        raise NotImplementedError
